@@ -1,0 +1,9 @@
+//! One file per check: report and policy in, finding out.
+
+pub mod cni;
+pub mod kernel;
+pub mod nft;
+pub mod proxy_mode;
+pub mod silence;
+
+pub use super::verdict::Finding;

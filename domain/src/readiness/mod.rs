@@ -1,0 +1,8 @@
+//! Facts to a verdict. One file per check, each a pure function from report and policy to its finding.
+
+pub mod check;
+pub mod mode;
+mod verdict;
+
+pub use mode::ProxyMode;
+pub use verdict::{Policy, Reason, Reported, Verdict, assess};

@@ -1,0 +1,215 @@
+//! The verdict: every check's finding, gathered. `Unknown` is never ready.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::check;
+use crate::inventory::Report;
+
+/// What a node's report is judged by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// A node that was silent for longer is unknown.
+    pub max_silence: SignedDuration,
+}
+
+impl Default for Policy {
+    /// Two minutes: four missed heartbeats of the 30 s that the server asks agents for.
+    fn default() -> Self {
+        Self {
+            max_silence: SignedDuration::from_secs(120),
+        }
+    }
+}
+
+/// A node's newest report and when it last spoke, by the server's clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// The report.
+    pub report: Report,
+    /// When the node last spoke to the server, with a report or without.
+    pub last_seen_at: Timestamp,
+}
+
+/// A reason that stands in the way, with what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Reason {
+    /// Stable code for tooling, for example `kernel-too-old`.
+    pub code: String,
+    /// The finding with its evidence, for a person.
+    pub message: String,
+    /// What would clear it.
+    pub remedy: String,
+}
+
+impl Reason {
+    pub(crate) fn new(code: &str, message: String, remedy: &str) -> Self {
+        Self {
+            code: code.to_owned(),
+            message,
+            remedy: remedy.to_owned(),
+        }
+    }
+}
+
+/// Whether a node may be moved now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Nothing stands in the way.
+    Ready,
+    /// Moving it would break something; the reasons say what.
+    Blocked(BTreeSet<Reason>),
+    /// We cannot tell. Never treated as ready.
+    Unknown(BTreeSet<Reason>),
+}
+
+/// What one check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Nothing stands in the way.
+    Clear,
+    /// This does.
+    Blocker(Reason),
+    /// The check could not tell.
+    CannotTell(Reason),
+}
+
+/// Runs every check. Blockers outweigh unknowns: a node that is surely blocked is blocked, whatever else is unread.
+pub fn assess(reported: Option<&Reported>, policy: &Policy, now: Timestamp) -> Verdict {
+    let Some(reported) = reported else {
+        let reason = Reason::new(
+            "never-reported",
+            "the node has not sent a report yet".to_owned(),
+            "start the agent on the node and look at its log",
+        );
+        return Verdict::Unknown(BTreeSet::from([reason]));
+    };
+    let report = &reported.report;
+    let findings = [
+        check::silence::check(reported.last_seen_at, policy, now),
+        check::kernel::check(report),
+        check::nft::check(report),
+        check::proxy_mode::check(report),
+        check::cni::check(report),
+    ];
+    let mut blockers = BTreeSet::new();
+    let mut unknowns = BTreeSet::new();
+    for finding in findings {
+        match finding {
+            Finding::Clear => {}
+            Finding::Blocker(reason) => {
+                blockers.insert(reason);
+            }
+            Finding::CannotTell(reason) => {
+                unknowns.insert(reason);
+            }
+        }
+    }
+    if !blockers.is_empty() {
+        Verdict::Blocked(blockers)
+    } else if !unknowns.is_empty() {
+        Verdict::Unknown(unknowns)
+    } else {
+        Verdict::Ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::{Fact, KernelRelease, OsRelease, Version};
+    use crate::readiness::mode::tests::legacy;
+    use proptest::prelude::*;
+
+    fn debian_12() -> Report {
+        Report {
+            taken_at: Timestamp::UNIX_EPOCH,
+            agent_version: "0.1.0".to_owned(),
+            kernel: Fact::Known(KernelRelease::parse("6.1.0-56-amd64").unwrap()),
+            os: Fact::Known(OsRelease {
+                id: "debian".to_owned(),
+                version_id: "12".to_owned(),
+                pretty_name: "Debian GNU/Linux 12 (bookworm)".to_owned(),
+            }),
+            nft: Fact::Known(Version::new(1, 0, 6)),
+            proxy: legacy(),
+            cni: Fact::Known(vec!["flannel".to_owned()]),
+        }
+    }
+
+    fn judge(report: Report) -> Verdict {
+        let reported = Reported {
+            report,
+            last_seen_at: Timestamp::UNIX_EPOCH,
+        };
+        assess(Some(&reported), &Policy::default(), Timestamp::UNIX_EPOCH)
+    }
+
+    fn codes(verdict: &Verdict) -> Vec<&str> {
+        match verdict {
+            Verdict::Ready => vec![],
+            Verdict::Blocked(reasons) | Verdict::Unknown(reasons) => reasons.iter().map(|r| r.code.as_str()).collect(),
+        }
+    }
+
+    #[test]
+    fn debian_12_in_iptables_mode_is_ready() {
+        assert_eq!(judge(debian_12()), Verdict::Ready);
+    }
+
+    #[test]
+    fn silence_and_never_reported_are_unknown() {
+        assert_eq!(
+            codes(&assess(None, &Policy::default(), Timestamp::UNIX_EPOCH)),
+            ["never-reported"]
+        );
+        let reported = Reported {
+            report: debian_12(),
+            last_seen_at: Timestamp::UNIX_EPOCH,
+        };
+        let later = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(121);
+        assert_eq!(codes(&assess(Some(&reported), &Policy::default(), later)), ["silent"]);
+    }
+
+    #[test]
+    fn old_kernels_and_calico_block() {
+        let old = Report {
+            kernel: Fact::Known(KernelRelease::parse("5.10.0-30-amd64").unwrap()),
+            ..debian_12()
+        };
+        assert_eq!(codes(&judge(old)), ["kernel-too-old"]);
+        let calico = Report {
+            cni: Fact::Known(vec!["calico".to_owned()]),
+            ..debian_12()
+        };
+        assert_eq!(codes(&judge(calico)), ["cni-lock-step"]);
+    }
+
+    #[test]
+    fn ipvs_blocks_and_says_why() {
+        let mut report = debian_12();
+        report.proxy.iptables_legacy = Fact::Known(crate::inventory::IptablesEvidence::default());
+        report.proxy.ipvs_services = Fact::Known(12);
+        assert_eq!(codes(&judge(report)), ["proxy-mode-unsupported"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_combination_of_missing_facts_is_ready(missing in 1u8..=0xff) {
+            let mut report = debian_12();
+            let gone = || "unread".to_owned();
+            if missing & 1 != 0 { report.kernel = Fact::Missing(gone()); }
+            if missing & 2 != 0 { report.nft = Fact::Missing(gone()); }
+            if missing & 4 != 0 { report.proxy.iptables_legacy = Fact::Missing(gone()); }
+            if missing & 8 != 0 { report.proxy.iptables_nft = Fact::Missing(gone()); }
+            if missing & 16 != 0 { report.proxy.ipvs_services = Fact::Missing(gone()); }
+            if missing & 32 != 0 { report.proxy.kube_proxy_tables = Fact::Missing(gone()); }
+            if missing & 64 != 0 { report.proxy.nftfleet_table = Fact::Missing(gone()); }
+            if missing & 128 != 0 { report.cni = Fact::Missing(gone()); }
+            prop_assert!(judge(report) != Verdict::Ready);
+        }
+    }
+}
