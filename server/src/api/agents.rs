@@ -1,0 +1,3 @@
+//! Enrolled agents, as operators see them.
+
+pub(super) mod list;

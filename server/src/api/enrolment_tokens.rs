@@ -1,0 +1,3 @@
+//! Tokens that let agents in.
+
+pub(super) mod create;

@@ -1,0 +1,3 @@
+//! A rollout's nodes.
+
+pub(super) mod list;
