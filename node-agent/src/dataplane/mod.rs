@@ -1,0 +1,15 @@
+//! The Service data plane: what the table should hold, what it holds, and one transaction from one to the other.
+
+pub mod actor;
+pub mod desired;
+pub mod diff;
+pub mod expression;
+pub mod layout;
+pub mod netlink;
+pub mod reconcile;
+
+pub use actor::{Actor, Status};
+pub use desired::Desired;
+pub use layout::{Layout, LayoutSettings};
+pub use netlink::{KernelError, Netlink};
+pub use reconcile::Dataplane;

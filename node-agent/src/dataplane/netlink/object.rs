@@ -1,0 +1,483 @@
+//! Tables, chains, sets and rules through libnftnl: the only `unsafe` code of the agent.
+//!
+//! Each object of libnftnl is owned by a Rust value that frees it. Messages are built into a scratch buffer, which every one
+//! of them fits by far: the largest holds one rule of a dozen expressions.
+#![expect(unsafe_code, reason = "libnftnl is a C library; every block says why it is sound")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "constants of C headers: attribute numbers below 100, and lengths of a few hundred bytes"
+)]
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::ptr::NonNull;
+
+use nftfleet_domain::service::Family;
+use nftnl_sys as sys;
+use nftnl_sys::libc;
+
+use super::message::{INET, flag, kind};
+use super::userdata;
+use crate::dataplane::expression::{Base, Comparison, CtKey, Expression, Field, MetaKey, Rule, Verdict};
+use crate::dataplane::layout::{Chain, Set, TABLE, TABLE_COMMENT};
+
+/// Room for one message of libnftnl, in 64-bit words so that it is aligned.
+const SCRATCH_WORDS: usize = 4096;
+
+/// libnftnl could not make an object: memory has run out, or the library does not know the expression.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("libnftnl can't make {0}")]
+pub struct CannotMake(pub &'static str);
+
+/// An object of libnftnl with the function that frees it.
+struct Owned<T> {
+    object: NonNull<T>,
+    free: unsafe extern "C" fn(*const T),
+}
+
+impl<T> Owned<T> {
+    fn new(object: *mut T, free: unsafe extern "C" fn(*const T), what: &'static str) -> Result<Self, CannotMake> {
+        NonNull::new(object)
+            .map(|object| Self { object, free })
+            .ok_or(CannotMake(what))
+    }
+
+    fn get(&self) -> *mut T {
+        self.object.as_ptr()
+    }
+}
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        // SAFETY: `object` came from the library's own alloc, `free` is its counterpart, and nothing else frees it.
+        unsafe { (self.free)(self.object.as_ptr()) }
+    }
+}
+
+fn c_text(text: &str) -> Result<CString, CannotMake> {
+    CString::new(text).map_err(|_| CannotMake("a name with a zero byte in it"))
+}
+
+/// Appends a message whose payload `build` writes.
+fn message(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, build: impl FnOnce(*mut libc::nlmsghdr)) {
+    let mut scratch = vec![0u64; SCRATCH_WORDS];
+    // SAFETY: the buffer is aligned for a netlink header and far larger than any one message of ours; the header that is
+    // returned points to its start, and `build` only appends to it through libnftnl.
+    let length = unsafe {
+        let header = sys::nftnl_nlmsg_build_hdr(
+            scratch.as_mut_ptr().cast::<c_char>(),
+            kind,
+            u16::from(INET),
+            flags,
+            sequence,
+        );
+        build(header.cast());
+        (*header).nlmsg_len as usize
+    };
+    assert!(
+        length <= SCRATCH_WORDS * 8,
+        "a message of {length} bytes does not fit the scratch buffer"
+    );
+    bytes.extend(
+        scratch
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .take(length.next_multiple_of(4)),
+    );
+}
+
+fn table() -> Result<Owned<sys::nftnl_table>, CannotMake> {
+    let name = c_text(TABLE)?;
+    // SAFETY: plain allocation; the name is copied by the library.
+    unsafe {
+        let table = Owned::new(sys::nftnl_table_alloc(), sys::nftnl_table_free, "a table")?;
+        sys::nftnl_table_set_u32(table.get(), sys::NFTNL_TABLE_FAMILY as u16, u32::from(INET));
+        sys::nftnl_table_set_str(table.get(), sys::NFTNL_TABLE_NAME as u16, name.as_ptr());
+        Ok(table)
+    }
+}
+
+/// Appends "make the table, or change its flags": dormant hooks nothing.
+pub fn new_table(bytes: &mut Vec<u8>, sequence: u32, dormant: bool) -> Result<(), CannotMake> {
+    let table = table()?;
+    let comment = userdata::comment(TABLE_COMMENT);
+    // SAFETY: the table is alive, and the comment is copied by the library.
+    unsafe {
+        sys::nftnl_table_set_u32(table.get(), sys::NFTNL_TABLE_FLAGS as u16, u32::from(dormant));
+        let data = comment.as_ptr().cast::<c_void>();
+        sys::nftnl_table_set_data(
+            table.get(),
+            sys::NFTNL_TABLE_USERDATA as u16,
+            data,
+            comment.len() as u32,
+        );
+    }
+    // SAFETY: `message` hands over a header with room, and the table is alive.
+    message(bytes, kind::NEW_TABLE, flag::CREATE, sequence, |header| unsafe {
+        sys::nftnl_table_nlmsg_build_payload(header.cast(), table.get());
+    });
+    Ok(())
+}
+
+/// Appends "delete the table with all that is in it".
+pub fn delete_table(bytes: &mut Vec<u8>, sequence: u32) -> Result<(), CannotMake> {
+    let table = table()?;
+    // SAFETY: `message` hands over a header with room, and the table is alive.
+    message(bytes, kind::DELETE_TABLE, 0, sequence, |header| unsafe {
+        sys::nftnl_table_nlmsg_build_payload(header.cast(), table.get());
+    });
+    Ok(())
+}
+
+/// Appends "make this chain".
+pub fn new_chain(bytes: &mut Vec<u8>, sequence: u32, chain: &Chain) -> Result<(), CannotMake> {
+    let (table, name, nat) = (c_text(TABLE)?, c_text(&chain.name)?, c_text("nat")?);
+    // SAFETY: plain allocation and setters; every text is copied by the library.
+    let object = unsafe {
+        let object = Owned::new(sys::nftnl_chain_alloc(), sys::nftnl_chain_free, "a chain")?;
+        sys::nftnl_chain_set_str(object.get(), sys::NFTNL_CHAIN_TABLE as u16, table.as_ptr());
+        sys::nftnl_chain_set_str(object.get(), sys::NFTNL_CHAIN_NAME as u16, name.as_ptr());
+        if let Some(hook) = chain.hook {
+            sys::nftnl_chain_set_str(object.get(), sys::NFTNL_CHAIN_TYPE as u16, nat.as_ptr());
+            sys::nftnl_chain_set_u32(object.get(), sys::NFTNL_CHAIN_HOOKNUM as u16, hook.number);
+            sys::nftnl_chain_set_s32(object.get(), sys::NFTNL_CHAIN_PRIO as u16, hook.priority);
+            sys::nftnl_chain_set_u32(object.get(), sys::NFTNL_CHAIN_POLICY as u16, libc::NF_ACCEPT as u32);
+        }
+        object
+    };
+    // SAFETY: `message` hands over a header with room, and the chain is alive.
+    message(bytes, kind::NEW_CHAIN, flag::CREATE, sequence, |header| unsafe {
+        sys::nftnl_chain_nlmsg_build_payload(header.cast(), object.get());
+    });
+    Ok(())
+}
+
+/// The number of a key's or data's type, as libnftables numbers its types: six bits a field.
+pub fn type_number(fields: &[Field], family: Family) -> u32 {
+    fields.iter().fold(0, |number, field| {
+        let field = match field {
+            Field::Source | Field::Destination if family == Family::V4 => 7,
+            Field::Source | Field::Destination => 8,
+            Field::Protocol => 12,
+            Field::DestinationPort => 13,
+            Field::Slot => 4,
+        };
+        number << 6 | field
+    })
+}
+
+/// The length of a key or of data in bytes.
+pub fn length_of(fields: &[Field], family: Family) -> u32 {
+    fields.iter().map(|field| 4 * field.words(family)).sum()
+}
+
+/// Appends "make this set or map".
+pub fn new_set(bytes: &mut Vec<u8>, sequence: u32, set: &Set, id: u32) -> Result<(), CannotMake> {
+    let (table, name) = (c_text(TABLE)?, c_text(&set.name)?);
+    let userdata = userdata::of_set(set);
+    // SAFETY: plain allocation and setters; texts and user data are copied by the library.
+    let object = unsafe {
+        let object = Owned::new(sys::nftnl_set_alloc(), sys::nftnl_set_free, "a set")?;
+        let number = |attribute: u32, value: u32| sys::nftnl_set_set_u32(object.get(), attribute as u16, value);
+        sys::nftnl_set_set_str(object.get(), sys::NFTNL_SET_TABLE as u16, table.as_ptr());
+        sys::nftnl_set_set_str(object.get(), sys::NFTNL_SET_NAME as u16, name.as_ptr());
+        number(sys::NFTNL_SET_FAMILY, u32::from(INET));
+        number(sys::NFTNL_SET_ID, id);
+        number(sys::NFTNL_SET_KEY_TYPE, type_number(&set.key, set.family));
+        number(sys::NFTNL_SET_KEY_LEN, length_of(&set.key, set.family));
+        if !set.data.is_empty() {
+            number(sys::NFTNL_SET_FLAGS, libc::NFT_SET_MAP as u32);
+            number(sys::NFTNL_SET_DATA_TYPE, type_number(&set.data, set.family));
+            number(sys::NFTNL_SET_DATA_LEN, length_of(&set.data, set.family));
+        }
+        let data = userdata.as_ptr().cast::<c_void>();
+        sys::nftnl_set_set_data(
+            object.get(),
+            sys::NFTNL_SET_USERDATA as u16,
+            data,
+            userdata.len() as u32,
+        );
+        object
+    };
+    // SAFETY: `message` hands over a header with room, and the set is alive.
+    message(bytes, kind::NEW_SET, flag::CREATE, sequence, |header| unsafe {
+        sys::nftnl_set_nlmsg_build_payload(header.cast(), object.get());
+    });
+    Ok(())
+}
+
+/// Appends "add this rule at the end of the chain".
+pub fn new_rule(bytes: &mut Vec<u8>, sequence: u32, chain: &str, rule: &Rule) -> Result<(), CannotMake> {
+    let object = rule_object(chain, rule)?;
+    // SAFETY: `message` hands over a header with room, and the rule is alive.
+    message(
+        bytes,
+        kind::NEW_RULE,
+        flag::CREATE | flag::APPEND,
+        sequence,
+        |header| unsafe {
+            sys::nftnl_rule_nlmsg_build_payload(header.cast(), object.get());
+        },
+    );
+    Ok(())
+}
+
+fn rule_object(chain: &str, rule: &Rule) -> Result<Owned<sys::nftnl_rule>, CannotMake> {
+    let (table, chain) = (c_text(TABLE)?, c_text(chain)?);
+    // SAFETY: plain allocation and setters; texts are copied by the library; an expression belongs to the rule once it is
+    // added, so it is not freed here.
+    unsafe {
+        let object = Owned::new(sys::nftnl_rule_alloc(), sys::nftnl_rule_free, "a rule")?;
+        sys::nftnl_rule_set_u32(object.get(), sys::NFTNL_RULE_FAMILY as u16, u32::from(INET));
+        sys::nftnl_rule_set_str(object.get(), sys::NFTNL_RULE_TABLE as u16, table.as_ptr());
+        sys::nftnl_rule_set_str(object.get(), sys::NFTNL_RULE_CHAIN as u16, chain.as_ptr());
+        if let Some(comment) = rule.comment {
+            let comment = userdata::comment(comment);
+            let data = comment.as_ptr().cast::<c_void>();
+            sys::nftnl_rule_set_data(
+                object.get(),
+                sys::NFTNL_RULE_USERDATA as u16,
+                data,
+                comment.len() as u32,
+            );
+        }
+        for expression in &rule.expressions {
+            sys::nftnl_rule_add_expr(object.get(), expression_object(expression)?);
+        }
+        Ok(object)
+    }
+}
+
+/// An expression of libnftnl under construction.
+struct Instruction(*mut sys::nftnl_expr);
+
+impl Instruction {
+    fn new(name: &'static str) -> Result<Self, CannotMake> {
+        let text = c_text(name)?;
+        // SAFETY: plain allocation by the expression's name.
+        let object = unsafe { sys::nftnl_expr_alloc(text.as_ptr()) };
+        if object.is_null() {
+            Err(CannotMake(name))
+        } else {
+            Ok(Self(object))
+        }
+    }
+
+    fn number(self, attribute: u32, value: u32) -> Self {
+        // SAFETY: the expression is alive, and the attribute is one of its own numbers.
+        unsafe { sys::nftnl_expr_set_u32(self.0, attribute as u16, value) }
+        self
+    }
+
+    fn bytes(self, attribute: u32, value: &[u8]) -> Self {
+        // SAFETY: the expression is alive, and the bytes are copied by the library.
+        unsafe {
+            sys::nftnl_expr_set(
+                self.0,
+                attribute as u16,
+                value.as_ptr().cast::<c_void>(),
+                value.len() as u32,
+            );
+        }
+        self
+    }
+
+    fn text(self, attribute: u32, value: &str) -> Result<Self, CannotMake> {
+        let value = c_text(value)?;
+        // SAFETY: the expression is alive, and the text is copied by the library.
+        unsafe {
+            sys::nftnl_expr_set_str(self.0, attribute as u16, value.as_ptr());
+        }
+        Ok(self)
+    }
+}
+
+fn expression_object(expression: &Expression) -> Result<*mut sys::nftnl_expr, CannotMake> {
+    let instruction = match expression {
+        Expression::LoadPayload {
+            base,
+            offset,
+            length,
+            register,
+        } => {
+            let base = match base {
+                Base::Network => libc::NFT_PAYLOAD_NETWORK_HEADER,
+                Base::Transport => libc::NFT_PAYLOAD_TRANSPORT_HEADER,
+            };
+            Instruction::new("payload")?
+                .number(sys::NFTNL_EXPR_PAYLOAD_BASE, base as u32)
+                .number(sys::NFTNL_EXPR_PAYLOAD_OFFSET, *offset)
+                .number(sys::NFTNL_EXPR_PAYLOAD_LEN, *length)
+                .number(sys::NFTNL_EXPR_PAYLOAD_DREG, *register)
+        }
+        Expression::LoadMeta { key, register } => meta(*key)?.number(sys::NFTNL_EXPR_META_DREG, *register),
+        Expression::SetMeta { key, register } => meta(*key)?.number(sys::NFTNL_EXPR_META_SREG, *register),
+        Expression::LoadCt {
+            key: CtKey::Status,
+            register,
+        } => Instruction::new("ct")?
+            .number(sys::NFTNL_EXPR_CT_KEY, libc::NFT_CT_STATUS as u32)
+            .number(sys::NFTNL_EXPR_CT_DREG, *register),
+        Expression::Compare {
+            register,
+            comparison,
+            value,
+        } => {
+            let operator = match comparison {
+                Comparison::Equal => libc::NFT_CMP_EQ,
+                Comparison::NotEqual => libc::NFT_CMP_NEQ,
+            };
+            Instruction::new("cmp")?
+                .number(sys::NFTNL_EXPR_CMP_SREG, *register)
+                .number(sys::NFTNL_EXPR_CMP_OP, operator as u32)
+                .bytes(sys::NFTNL_EXPR_CMP_DATA, value)
+        }
+        Expression::Bitwise { register, mask, xor } => Instruction::new("bitwise")?
+            .number(sys::NFTNL_EXPR_BITWISE_SREG, *register)
+            .number(sys::NFTNL_EXPR_BITWISE_DREG, *register)
+            .number(sys::NFTNL_EXPR_BITWISE_LEN, mask.len() as u32)
+            .number(sys::NFTNL_EXPR_BITWISE_OP, 0)
+            .bytes(sys::NFTNL_EXPR_BITWISE_MASK, mask)
+            .bytes(sys::NFTNL_EXPR_BITWISE_XOR, xor),
+        Expression::Random { modulus, register } => Instruction::new("numgen")?
+            .number(sys::NFTNL_EXPR_NG_DREG, *register)
+            .number(sys::NFTNL_EXPR_NG_MODULUS, *modulus)
+            .number(sys::NFTNL_EXPR_NG_TYPE, libc::NFT_NG_RANDOM as u32)
+            .number(sys::NFTNL_EXPR_NG_OFFSET, 0),
+        Expression::Lookup { register, set, into } => {
+            let lookup = Instruction::new("lookup")?
+                .number(sys::NFTNL_EXPR_LOOKUP_SREG, *register)
+                .number(sys::NFTNL_EXPR_LOOKUP_FLAGS, 0)
+                .text(sys::NFTNL_EXPR_LOOKUP_SET, set)?;
+            match into {
+                Some(into) => lookup.number(sys::NFTNL_EXPR_LOOKUP_DREG, *into),
+                None => lookup,
+            }
+        }
+        Expression::Dnat { family, address, port } => {
+            let family = match family {
+                Family::V4 => libc::NFPROTO_IPV4,
+                Family::V6 => libc::NFPROTO_IPV6,
+            };
+            Instruction::new("nat")?
+                .number(sys::NFTNL_EXPR_NAT_TYPE, libc::NFT_NAT_DNAT as u32)
+                .number(sys::NFTNL_EXPR_NAT_FAMILY, family as u32)
+                .number(sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, *address)
+                .number(sys::NFTNL_EXPR_NAT_REG_ADDR_MAX, *address)
+                .number(sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, *port)
+                .number(sys::NFTNL_EXPR_NAT_REG_PROTO_MAX, *port)
+                .number(sys::NFTNL_EXPR_NAT_FLAGS, NAT_MAPS_ADDRESS_AND_PORT)
+        }
+        Expression::MasqueradeFullyRandom => {
+            Instruction::new("masq")?.number(sys::NFTNL_EXPR_MASQ_FLAGS, NAT_FULLY_RANDOM)
+        }
+        Expression::RejectTcpReset => reject(libc::NFT_REJECT_TCP_RST as u32, 0)?,
+        Expression::RejectPortUnreachable => reject(
+            libc::NFT_REJECT_ICMPX_UNREACH as u32,
+            libc::NFT_REJECT_ICMPX_PORT_UNREACH as u32,
+        )?,
+        Expression::Verdict(verdict) => {
+            let (number, chain) = match verdict {
+                Verdict::Jump(chain) => (libc::NFT_JUMP, chain),
+                Verdict::Goto(chain) => (libc::NFT_GOTO, chain),
+            };
+            Instruction::new("immediate")?
+                .number(sys::NFTNL_EXPR_IMM_DREG, libc::NFT_REG_VERDICT as u32)
+                .number(sys::NFTNL_EXPR_IMM_VERDICT, number as u32)
+                .text(sys::NFTNL_EXPR_IMM_CHAIN, chain)?
+        }
+    };
+    Ok(instruction.0)
+}
+
+/// `NF_NAT_RANGE_MAP_IPS | NF_NAT_RANGE_PROTO_SPECIFIED`. The kernel sets them by itself, as it fills in the upper ends of the
+/// ranges and the lookup's flags; said here too, so that what is written equals what is read back.
+const NAT_MAPS_ADDRESS_AND_PORT: u32 = 0x3;
+
+/// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
+const NAT_FULLY_RANDOM: u32 = 0x10;
+
+fn meta(key: MetaKey) -> Result<Instruction, CannotMake> {
+    let key = match key {
+        MetaKey::Family => libc::NFT_META_NFPROTO,
+        MetaKey::Protocol => libc::NFT_META_L4PROTO,
+        MetaKey::Mark => libc::NFT_META_MARK,
+    };
+    Ok(Instruction::new("meta")?.number(sys::NFTNL_EXPR_META_KEY, key as u32))
+}
+
+fn reject(kind: u32, code: u32) -> Result<Instruction, CannotMake> {
+    let reject = Instruction::new("reject")?.number(sys::NFTNL_EXPR_REJECT_TYPE, kind);
+    let code = u8::try_from(code).unwrap_or(u8::MAX);
+    // SAFETY: the expression is alive, and the code is its only 8-bit attribute.
+    unsafe { sys::nftnl_expr_set_u8(reject.0, sys::NFTNL_EXPR_REJECT_CODE as u16, code) }
+    Ok(reject)
+}
+
+/// A rule's instructions in libnftnl's own words, for comparing what was meant with what the kernel holds.
+pub fn rule_text(rule: &Rule) -> Result<Vec<String>, CannotMake> {
+    Ok(text_of(&rule_object("", rule)?))
+}
+
+/// The chain and the instructions of a rule that the kernel dumped; none if the message is not one.
+pub fn dumped_rule(whole: &[u8]) -> Option<(String, Vec<String>)> {
+    let mut aligned = vec![0u64; whole.len().div_ceil(8)];
+    for (word, bytes) in aligned.iter_mut().zip(whole.chunks(8)) {
+        let mut filled = [0; 8];
+        filled[..bytes.len()].copy_from_slice(bytes);
+        *word = u64::from_ne_bytes(filled);
+    }
+    // SAFETY: the message is whole and aligned; the library reads no further than the length in its header, which
+    // `message::received` has checked against the bytes at hand; the chain's name lives as long as the rule.
+    unsafe {
+        let rule = Owned::new(sys::nftnl_rule_alloc(), sys::nftnl_rule_free, "a rule").ok()?;
+        if sys::nftnl_rule_nlmsg_parse(aligned.as_ptr().cast(), rule.get()) < 0 {
+            return None;
+        }
+        let chain = sys::nftnl_rule_get_str(rule.get(), sys::NFTNL_RULE_CHAIN as u16);
+        if chain.is_null() {
+            return None;
+        }
+        let chain = CStr::from_ptr(chain).to_string_lossy().into_owned();
+        Some((chain, text_of(&rule)))
+    }
+}
+
+fn text_of(rule: &Owned<sys::nftnl_rule>) -> Vec<String> {
+    unsafe extern "C" fn collect(expression: *mut sys::nftnl_expr, texts: *mut c_void) -> libc::c_int {
+        let mut buffer = [0u8; 512];
+        // SAFETY: the library calls this with a live expression and the pointer that was given to it below; it writes no
+        // more than the buffer holds and says how much it would have written.
+        unsafe {
+            let written = sys::nftnl_expr_snprintf(
+                buffer.as_mut_ptr().cast::<c_char>(),
+                buffer.len(),
+                expression,
+                sys::NFTNL_OUTPUT_DEFAULT,
+                0,
+            );
+            let length = usize::try_from(written).unwrap_or(0).min(buffer.len());
+            let text = String::from_utf8_lossy(&buffer[..length])
+                .trim_end_matches(['\0', ' '])
+                .to_owned();
+            let name = sys::nftnl_expr_get_str(expression, sys::NFTNL_EXPR_NAME as u16);
+            let name = if name.is_null() {
+                "".into()
+            } else {
+                CStr::from_ptr(name).to_string_lossy()
+            };
+            (*texts.cast::<Vec<String>>()).push(format!("{name} {text}"));
+        }
+        0
+    }
+    let mut texts: Vec<String> = Vec::new();
+    // SAFETY: the rule is alive, and `texts` outlives the call, in which alone it is used.
+    unsafe {
+        sys::nftnl_expr_foreach(
+            rule.get(),
+            Some(collect),
+            std::ptr::from_mut(&mut texts).cast::<c_void>(),
+        );
+    }
+    texts
+}

@@ -1,0 +1,184 @@
+//! The netlink socket: sends a batch and reads every answer; sends a request and reads the whole dump or fails.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, setsockopt, socket,
+    sockopt,
+};
+
+use super::message::{Received, flag, kind, received};
+
+/// Room for answers: every failing message of a batch sends one, and an overrun would lose them.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// The largest datagram that the kernel sends is 32 KiB; errors repeat their request's message.
+const LARGEST_DATAGRAM: usize = 256 << 10;
+
+/// A conversation with `nf_tables` that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The socket itself failed.
+    #[error("netlink: {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The kernel refused a request.
+    #[error("the kernel refused: {source}")]
+    Refused {
+        /// The sequence number of the request's message.
+        sequence: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something changed while a dump went on: what was read is of no one moment. Try again.
+    #[error("the ruleset changed while it was read")]
+    Interrupted,
+}
+
+impl SocketError {
+    fn io(what: &'static str) -> impl FnOnce(Errno) -> Self {
+        move |errno| Self::Io {
+            what,
+            source: errno.into(),
+        }
+    }
+
+    fn refused(sequence: u32, number: i32) -> Self {
+        Self::Refused {
+            sequence,
+            source: io::Error::from_raw_os_error(number),
+        }
+    }
+
+    /// The kernel's error number, if it refused.
+    pub fn refusal(&self) -> Option<Errno> {
+        match self {
+            Self::Refused { source, .. } => source.raw_os_error().map(Errno::from_raw),
+            _ => None,
+        }
+    }
+}
+
+/// A netlink socket of the namespace in which it was opened. It is kept open: closing one waits for the kernel's clean-up.
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+impl Socket {
+    /// Opens a socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// The kernel has no nfnetlink, or the process lacks `CAP_NET_ADMIN`.
+    pub fn open() -> Result<Self, SocketError> {
+        let fd = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkNetFilter,
+        )
+        .map_err(SocketError::io("open"))?;
+        setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).map_err(SocketError::io("set the receive buffer"))?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(SocketError::io("bind"))?;
+        Ok(Self {
+            fd,
+            buffer: vec![0; LARGEST_DATAGRAM],
+        })
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), SocketError> {
+        // The kernel counts its own overhead into the buffer, hence twice the length and some.
+        let room = bytes.len() * 2 + (1 << 16);
+        setsockopt(&self.fd, sockopt::SndBufForce, &room).map_err(SocketError::io("set the send buffer"))?;
+        loop {
+            match sendto(self.fd.as_raw_fd(), bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty()) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(SocketError::io("send")(errno)),
+            }
+        }
+    }
+
+    /// Hands the messages of the next datagram to `each`, until it says that it has the end.
+    fn receive(&mut self, mut each: impl FnMut(Received<'_>) -> Result<bool, SocketError>) -> Result<(), SocketError> {
+        loop {
+            let length = match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Ok(length) => length,
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(SocketError::io("receive")(errno)),
+            };
+            for message in received(&self.buffer[..length]) {
+                if each(message)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Throws away what an earlier, failed conversation left.
+    fn drain(&mut self) {
+        while recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT).is_ok_and(|length| length > 0) {}
+    }
+
+    /// Sends a batch whose first message has the sequence number `first`, and whose last but the closing one, `last`, asks for
+    /// an acknowledgement; waits for the kernel's word.
+    ///
+    /// # Errors
+    /// The first refusal. Then nothing of the batch has been done.
+    pub fn commit(&mut self, batch: &[u8], first: u32, last: u32) -> Result<(), SocketError> {
+        self.drain();
+        self.send(batch)?;
+        let mut refusal = None;
+        self.receive(|message| {
+            let Some(number) = message.error() else {
+                return Ok(false);
+            };
+            if number != 0 && refusal.is_none() {
+                refusal = Some((message.sequence, number));
+            }
+            // A batch that is refused as a whole is answered at its first message, and no other answer follows.
+            Ok(message.sequence == last || (message.sequence == first && number != 0))
+        })?;
+        match refusal {
+            None => Ok(()),
+            Some((sequence, number)) => Err(SocketError::refused(sequence, number)),
+        }
+    }
+
+    /// Sends a dump request and hands every message of the answer to `each`.
+    ///
+    /// # Errors
+    /// Refused, or interrupted by a change: a dump is whole or an error.
+    pub fn dump(&mut self, request: &[u8], mut each: impl FnMut(Received<'_>)) -> Result<(), SocketError> {
+        self.drain();
+        self.send(request)?;
+        let mut interrupted = false;
+        self.receive(|message| {
+            interrupted |= message.flags & flag::DUMP_INTERRUPTED != 0;
+            if let Some(number) = message.error() {
+                return if number == 0 {
+                    Ok(true)
+                } else {
+                    Err(SocketError::refused(message.sequence, number))
+                };
+            }
+            if message.kind == kind::DONE {
+                return Ok(true);
+            }
+            each(message);
+            Ok(false)
+        })?;
+        if interrupted {
+            Err(SocketError::Interrupted)
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! Keeps the kernel's table what is desired: compares two states and commits the difference, never chases events.
+
+use nftfleet_domain::inventory::TableState;
+
+use super::desired::{Change, Desired, Programmed};
+use super::diff::diff;
+use super::layout::Layout;
+use super::netlink::KernelError;
+
+/// A change of class takes two commits; more than a few mean that the diff does not come to an end.
+const MOST_COMMITS: usize = 4;
+
+/// The whole of our table as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// Whether it hooks nothing.
+    pub dormant: bool,
+    /// How its sets, chains and rules differ from what we would make, in words. Then no elements are read.
+    pub differences: Vec<String>,
+    /// Its elements.
+    pub programmed: Programmed,
+}
+
+/// What one commit does: all of it or nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Transaction<'a> {
+    /// Whether to delete the table first.
+    pub replace: bool,
+    /// The table to make, if there is none.
+    pub make: Option<&'a Layout>,
+    /// Whether the table is to be dormant; none leaves it as it is.
+    pub dormant: Option<bool>,
+    /// The elements to change.
+    pub changes: &'a [Change],
+}
+
+/// The only door to the kernel.
+pub trait Kernel {
+    /// The whole of our table, none if there is none, or an error: never a part of it.
+    ///
+    /// # Errors
+    /// See [`KernelError`].
+    fn observe(&mut self, expected: &Layout) -> Result<Option<Observed>, KernelError>;
+
+    /// All of the transaction or nothing.
+    ///
+    /// # Errors
+    /// See [`KernelError`].
+    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), KernelError>;
+}
+
+/// What the kernel holds, as far as we know.
+#[derive(Debug)]
+enum Known {
+    /// Not read yet, or a commit failed in between.
+    Nothing,
+    /// There is no table.
+    Absent,
+    /// There is a table, and its sets, chains and rules are as we would make them.
+    Table {
+        /// Whether it hooks nothing.
+        dormant: bool,
+        /// Its elements.
+        programmed: Programmed,
+    },
+    /// There is a table of ours, but of another make.
+    Other {
+        /// Whether it hooks nothing.
+        dormant: bool,
+    },
+}
+
+/// The node's Service data plane.
+#[derive(Debug)]
+pub struct Dataplane<K> {
+    kernel: K,
+    layout: Layout,
+    known: Known,
+}
+
+impl<K: Kernel> Dataplane<K> {
+    /// A data plane of which nothing is known yet.
+    pub fn new(kernel: K, layout: Layout) -> Self {
+        Self {
+            kernel,
+            layout,
+            known: Known::Nothing,
+        }
+    }
+
+    /// Whether the table is there and hooked in.
+    ///
+    /// # Errors
+    /// The kernel could not be read.
+    pub fn state(&mut self) -> Result<TableState, KernelError> {
+        let dormant = match self.known()? {
+            Known::Nothing | Known::Absent => return Ok(TableState::Absent),
+            Known::Table { dormant, .. } | Known::Other { dormant } => *dormant,
+        };
+        Ok(if dormant {
+            TableState::Dormant
+        } else {
+            TableState::Active
+        })
+    }
+
+    /// How many elements the kernel holds, as last committed or read.
+    pub fn elements(&self) -> usize {
+        match &self.known {
+            Known::Table { programmed, .. } => programmed.elements(),
+            _ => 0,
+        }
+    }
+
+    fn known(&mut self) -> Result<&Known, KernelError> {
+        if matches!(self.known, Known::Nothing) {
+            self.known = match self.kernel.observe(&self.layout)? {
+                None => Known::Absent,
+                Some(Observed {
+                    dormant,
+                    differences,
+                    programmed,
+                }) if differences.is_empty() => Known::Table { dormant, programmed },
+                Some(Observed {
+                    dormant, differences, ..
+                }) => {
+                    tracing::warn!(
+                        ?differences,
+                        "the table in the kernel is of another make and will be replaced"
+                    );
+                    Known::Other { dormant }
+                }
+            };
+        }
+        Ok(&self.known)
+    }
+
+    /// Makes the kernel hold what is desired. A table that is missing is made, dormant or active as `dormant` says; one that
+    /// is there keeps its state, and only the difference is written. Gives the number of commits.
+    ///
+    /// # Errors
+    /// The kernel refused; what it holds is then read anew at the next call.
+    pub fn load(&mut self, desired: &Desired, dormant: bool) -> Result<usize, KernelError> {
+        self.known()?;
+        let mut commits = 0;
+        while commits < MOST_COMMITS {
+            let empty = Programmed::default();
+            let (replace, make, state, programmed) = match &self.known {
+                Known::Table { dormant, programmed } => (false, None, *dormant, programmed),
+                Known::Other { dormant } => (true, Some(&self.layout), *dormant, &empty),
+                Known::Nothing | Known::Absent => (false, Some(&self.layout), dormant, &empty),
+            };
+            let changes = diff(desired, programmed);
+            if changes.is_empty() && make.is_none() {
+                return Ok(commits);
+            }
+            let transaction = Transaction {
+                replace,
+                make,
+                dormant: make.map(|_| state),
+                changes: &changes,
+            };
+            let mut programmed = programmed.clone();
+            if let Err(error) = self.kernel.commit(&transaction) {
+                self.known = Known::Nothing;
+                return Err(error);
+            }
+            programmed.apply(&changes);
+            self.known = Known::Table {
+                dormant: state,
+                programmed,
+            };
+            commits += 1;
+        }
+        Ok(commits)
+    }
+
+    /// Hooks the table in, or takes it off, in one transaction. Does nothing if it is so already.
+    ///
+    /// # Errors
+    /// The kernel refused, or there is no table.
+    pub fn set_dormant(&mut self, wanted: bool) -> Result<(), KernelError> {
+        let is = match self.known()? {
+            Known::Table { dormant, .. } | Known::Other { dormant } => *dormant,
+            Known::Nothing | Known::Absent if wanted => return Ok(()),
+            Known::Nothing | Known::Absent => {
+                return Err(KernelError::Foreign("there is no table to make active".to_owned()));
+            }
+        };
+        if is == wanted {
+            return Ok(());
+        }
+        let transaction = Transaction {
+            replace: false,
+            make: None,
+            dormant: Some(wanted),
+            changes: &[],
+        };
+        if let Err(error) = self.kernel.commit(&transaction) {
+            self.known = Known::Nothing;
+            return Err(error);
+        }
+        match &mut self.known {
+            Known::Table { dormant, .. } | Known::Other { dormant } => *dormant = wanted,
+            Known::Nothing | Known::Absent => {}
+        }
+        Ok(())
+    }
+
+    /// Reads the table back and compares it with what is desired. Gives the differences in words; none means that the
+    /// kernel holds exactly what is desired.
+    ///
+    /// # Errors
+    /// The kernel could not be read.
+    pub fn compare(&mut self, desired: &Desired) -> Result<Vec<String>, KernelError> {
+        self.known = Known::Nothing;
+        self.known()?;
+        Ok(match &self.known {
+            Known::Nothing | Known::Absent => vec!["there is no table".to_owned()],
+            Known::Other { .. } => vec!["the table's sets, chains or rules are not as they were made".to_owned()],
+            Known::Table { programmed, .. } => diff(desired, programmed)
+                .iter()
+                .map(|change| format!("{change:?}"))
+                .collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::dataplane::layout::LayoutSettings;
+    use nftfleet_domain::service::{Endpoint, Protocol, Vip};
+
+    /// A kernel made of a value.
+    #[derive(Default)]
+    struct Paper {
+        table: Option<Observed>,
+        refuse: bool,
+        commits: Vec<usize>,
+    }
+
+    impl Kernel for Paper {
+        fn observe(&mut self, _: &Layout) -> Result<Option<Observed>, KernelError> {
+            Ok(self.table.clone())
+        }
+
+        fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), KernelError> {
+            if std::mem::take(&mut self.refuse) {
+                return Err(KernelError::Foreign("refused".to_owned()));
+            }
+            if transaction.replace {
+                self.table = None;
+            }
+            if transaction.make.is_some() {
+                let dormant = transaction.dormant.unwrap();
+                self.table = Some(Observed {
+                    dormant,
+                    differences: vec![],
+                    programmed: Programmed::default(),
+                });
+            }
+            let table = self.table.as_mut().unwrap();
+            table.programmed.apply(transaction.changes);
+            table.dormant = transaction.dormant.unwrap_or(table.dormant);
+            self.commits.push(transaction.changes.len());
+            Ok(())
+        }
+    }
+
+    fn desired(endpoints: u8) -> Desired {
+        let address = IpAddr::from([10, 96, 0, 1]);
+        let vip = Vip {
+            address,
+            protocol: Protocol::Tcp,
+            port: 80,
+        };
+        let endpoint = |n| Endpoint {
+            address: IpAddr::from([10, 128, 0, n]),
+            port: 80,
+        };
+        Desired {
+            services: [(vip, (1..=endpoints).map(endpoint).collect())].into(),
+            cluster_ips: BTreeSet::from([address]),
+            local: BTreeSet::new(),
+        }
+    }
+
+    fn dataplane(kernel: Paper) -> Dataplane<Paper> {
+        let settings = LayoutSettings {
+            cluster_cidr4: None,
+            cluster_cidr6: None,
+            masquerade_bit: 14,
+        };
+        Dataplane::new(kernel, Layout::new(&settings))
+    }
+
+    #[test]
+    fn a_restart_writes_only_the_difference_and_keeps_the_table_active() {
+        let mut first = dataplane(Paper::default());
+        first.load(&desired(3), true).unwrap();
+        first.set_dormant(false).unwrap();
+        let mut second = dataplane(Paper {
+            table: first.kernel.table,
+            ..Paper::default()
+        });
+        second.load(&desired(3), true).unwrap();
+        assert_eq!(second.kernel.commits, Vec::<usize>::new());
+        assert_eq!(second.state().unwrap(), TableState::Active);
+    }
+
+    #[test]
+    fn a_refused_commit_is_read_anew() {
+        let mut dataplane = dataplane(Paper::default());
+        dataplane.load(&desired(3), true).unwrap();
+        dataplane.kernel.refuse = true;
+        assert!(dataplane.load(&desired(4), true).is_err());
+        dataplane.load(&desired(4), true).unwrap();
+        assert_eq!(dataplane.compare(&desired(4)).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_foreign_change_is_found_by_comparing() {
+        let mut dataplane = dataplane(Paper::default());
+        dataplane.load(&desired(3), true).unwrap();
+        dataplane.kernel.table.as_mut().unwrap().programmed.cluster_ips.clear();
+        assert_eq!(dataplane.compare(&desired(3)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_table_of_another_make_is_replaced_in_its_state() {
+        let foreign = Observed {
+            dormant: false,
+            differences: vec!["set x".to_owned()],
+            programmed: Programmed::default(),
+        };
+        let mut dataplane = dataplane(Paper {
+            table: Some(foreign),
+            ..Paper::default()
+        });
+        dataplane.load(&desired(1), true).unwrap();
+        assert_eq!(dataplane.state().unwrap(), TableState::Active);
+        assert_eq!(dataplane.compare(&desired(1)).unwrap(), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,92 @@
+//! Small files that must survive a power cut: written whole, synced, then moved into place.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A file that can't be kept or read.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not what was written.
+    #[error("{path} is damaged: {source}")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+/// Reads a file as JSON; none if there is none.
+///
+/// # Errors
+/// See [`DiskError`].
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, DiskError> {
+    let shown = || path.display().to_string();
+    match fs::read(path) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(source) => Err(DiskError::Damaged { path: shown(), source }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(DiskError::Io { path: shown(), source }),
+    }
+}
+
+/// Writes a file as JSON, readable by its owner only. After this it is on the disk, or the old one still is.
+///
+/// # Errors
+/// See [`DiskError`].
+pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), DiskError> {
+    let refused = |source| DiskError::Io {
+        path: path.display().to_string(),
+        source,
+    };
+    let bytes = serde_json::to_vec_pretty(value)
+        .map_err(io::Error::from)
+        .map_err(refused)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(refused)?;
+    let new = path.with_extension("new");
+    let written = (|| {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        File::open(folder)?.sync_all()
+    })();
+    written.map_err(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_damage_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/ledger.json");
+        assert_eq!(read::<Vec<u32>>(&path).unwrap(), None);
+        write(&path, &vec![1, 2]).unwrap();
+        assert_eq!(read::<Vec<u32>>(&path).unwrap(), Some(vec![1, 2]));
+        fs::write(&path, "[1,").unwrap();
+        assert!(matches!(read::<Vec<u32>>(&path), Err(DiskError::Damaged { .. })));
+    }
+}

@@ -1,0 +1,23 @@
+//! The agent of one node.
+//!
+//! - [`facts`]: what the node is, collected and parsed
+//! - [`control`]: the conversation with the server
+//! - [`kube`]: what the Services of the cluster mean
+//! - [`dataplane`]: the table in the kernel
+//! - [`switchover`]: the node's move, and the way back
+//! - [`probe`]: does the data plane answer
+//! - [`host`], [`clock`], [`disk`]: the outside world, as arguments
+//! - [`pause`]: between two tries
+
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod dataplane;
+pub mod disk;
+pub mod facts;
+pub mod host;
+pub mod kube;
+pub mod pause;
+pub mod probe;
+pub mod switchover;
+pub mod telemetry;

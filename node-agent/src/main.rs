@@ -1,0 +1,134 @@
+//! `nftfleet-agent`: makes the outside world and wires the parts together.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser as _;
+use jiff::Timestamp;
+use nftfleet_agent::clock::Clock;
+use nftfleet_agent::config::Config;
+use nftfleet_agent::control::Client;
+use nftfleet_agent::control::session::{Identity, Session};
+use nftfleet_agent::dataplane::{Actor, Dataplane, Layout, Netlink};
+use nftfleet_agent::facts::Paths;
+use nftfleet_agent::host::ThisHost;
+use nftfleet_agent::kube::{Index, watch as kube_watch};
+use nftfleet_agent::switchover::run::{Switchover, read_ledger};
+use nftfleet_agent::switchover::steps::Tools;
+use nftfleet_agent::telemetry::{self, Telemetry};
+use tokio::sync::watch;
+
+/// The machine's clock.
+struct WallClock;
+
+impl Clock for WallClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the one real clock of the agent")]
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    // One worker is enough for a node's agent, and keeps its memory small.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    let done = runtime
+        .map_err(Into::into)
+        .and_then(|runtime| runtime.block_on(run(config)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| "another TLS provider is installed already")?;
+    let layout = config.layout()?;
+    let token = match &config.enrolment_token_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| format!("the enrolment token can't be read from {}: {error}", path.display()))?;
+            Some(text.trim().to_owned())
+        }
+        None => None,
+    };
+    // A damaged ledger ends the start before anything is touched; the table in the kernel stays as it is.
+    let ledger = config.state_dir.join("ledger.json");
+    let position = read_ledger(&ledger)?;
+
+    let clock: Arc<dyn Clock> = Arc::new(WallClock);
+    let telemetry = Arc::new(Telemetry::default());
+    let dataplane = Actor::start(Dataplane::new(Netlink::open()?, Layout::new(&layout)))?;
+    let (publish, views) = watch::channel(None);
+    let client = kube_watch::client(config.kubeconfig.as_deref()).await?;
+    let index = Index::new(config.node.clone());
+    let watching = tokio::spawn(kube_watch::run(client, index, publish, Arc::clone(&telemetry)));
+    let following = tokio::spawn(follow(views.clone(), dataplane.clone()));
+
+    let identity = Identity {
+        node: config.node,
+        token,
+        credential_file: config.state_dir.join("credential.json"),
+    };
+    let session = Arc::new(Session::new(Client::new(config.server)?, identity));
+    let host = Arc::new(ThisHost);
+    let paths = Paths {
+        os_release: config.os_release,
+        cni: config.cni_dir,
+    };
+    let switchover = Switchover {
+        tools: Tools {
+            dataplane: dataplane.clone(),
+            views,
+            host: Arc::clone(&host) as _,
+            paths: paths.clone(),
+            clock: Arc::clone(&clock),
+        },
+        session: Arc::clone(&session),
+        ledger,
+        rehearsal: config.rehearse_crash,
+    };
+    let metrics = async {
+        match config.metrics_listen {
+            Some(listen) => telemetry::serve(listen, Arc::clone(&telemetry), dataplane).await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    // None of these ends by itself. Whichever does, the process ends with it and is started anew; the kernel goes on.
+    tokio::select! {
+        () = switchover.run(position) => Err("the switchover ended".into()),
+        () = session.poll() => Err("the assignments ended".into()),
+        () = session.tell() => Err("the progress ended".into()),
+        () = session.report(host, paths, clock) => Err("the reports ended".into()),
+        _ = watching => Err("the watch of the Kubernetes API ended".into()),
+        _ = following => Err("the data plane's thread ended".into()),
+        failed = metrics => Err(format!("the metrics can't be shown: {failed:?}").into()),
+        _ = terminate.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+    }
+}
+
+/// Hands every new view's Services to the data plane.
+async fn follow(mut views: watch::Receiver<Option<nftfleet_agent::kube::View>>, dataplane: Actor) {
+    while views.changed().await.is_ok() {
+        let desired = views.borrow_and_update().as_ref().map(|view| Arc::clone(&view.desired));
+        if let Some(desired) = desired {
+            dataplane.services(desired);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What of a node's iptables rules is kube-proxy's to remove, as input for `iptables-restore --noflush`.
+//!
+//! Pure: the text of `iptables-save` in, a script out. Everything that is not known to be kube-proxy's stays byte for byte.
+//! A chain of kube-proxy's that a foreign rule jumps to stays too, with all that it leads to: taking it away would fail, or
+//! change what that rule does. (KUBE-MARK-MASQ is such a chain: network plugins have used it for host ports, and then
+//! KUBE-POSTROUTING must go on masquerading what it marks.)
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use crate::facts::iptables::{SavedTable, is_kube_proxys, tables};
+
+/// The script that removes what is kube-proxy's, none if there is nothing to remove.
+pub fn script(saved: &str) -> Option<String> {
+    let mut script = String::new();
+    for table in tables(saved) {
+        let kept = kept_for_others(&table);
+        let goes = |chain: &str| is_kube_proxys(chain) && !kept.contains(chain);
+        let chains: Vec<&str> = table.chains.iter().map(|c| c.name).filter(|c| goes(c)).collect();
+        let jumps = table
+            .rules
+            .iter()
+            .filter(|r| !is_kube_proxys(r.chain) && r.target.is_some_and(goes));
+        let mut lines = String::new();
+        // Declaring a chain empties it, which frees what it jumps to before anything is deleted.
+        for chain in &chains {
+            let _ = writeln!(lines, ":{chain} - [0:0]");
+        }
+        for rule in jumps {
+            let _ = writeln!(lines, "-D {} {}", rule.chain, rule.specification);
+        }
+        for chain in &chains {
+            let _ = writeln!(lines, "-X {chain}");
+        }
+        if !lines.is_empty() {
+            let _ = write!(script, "*{}\n{lines}COMMIT\n", table.name);
+        }
+    }
+    (!script.is_empty()).then_some(script)
+}
+
+/// Chains of kube-proxy's that must stay because something foreign needs them.
+fn kept_for_others<'a>(table: &SavedTable<'a>) -> BTreeSet<&'a str> {
+    let builtin = |name: &str| table.chains.iter().any(|c| c.name == name && c.is_builtin);
+    let mut kept: BTreeSet<&str> = table
+        .rules
+        .iter()
+        .filter(|rule| !is_kube_proxys(rule.chain) && !builtin(rule.chain))
+        .filter_map(|rule| rule.target)
+        .filter(|target| is_kube_proxys(target))
+        .collect();
+    // What a foreign rule marks must still be masqueraded.
+    if kept.contains("KUBE-MARK-MASQ") && table.chains.iter().any(|c| c.name == "KUBE-POSTROUTING") {
+        kept.insert("KUBE-POSTROUTING");
+    }
+    loop {
+        let more: Vec<&str> = table
+            .rules
+            .iter()
+            .filter(|rule| kept.contains(rule.chain))
+            .filter_map(|rule| rule.target)
+            .filter(|target| is_kube_proxys(target) && !kept.contains(target))
+            .collect();
+        if more.is_empty() {
+            return kept;
+        }
+        kept.extend(more);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: &str = r#"*nat
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:DOCKER - [0:0]
+:KUBE-KUBELET-CANARY - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:KUBE-POSTROUTING - [0:0]
+:KUBE-SEP-AAAA - [0:0]
+:KUBE-SERVICES - [0:0]
+:KUBE-SVC-BBBB - [0:0]
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING
+-A DOCKER -i docker0 -j RETURN
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+-A KUBE-SEP-AAAA -p tcp -j DNAT --to-destination 10.128.0.1:80
+-A KUBE-SERVICES -d 10.96.0.1/32 -j KUBE-SVC-BBBB
+-A KUBE-SVC-BBBB -j KUBE-SEP-AAAA
+COMMIT
+*filter
+:INPUT ACCEPT [0:0]
+:KUBE-FIREWALL - [0:0]
+-A INPUT -j KUBE-FIREWALL
+COMMIT
+"#;
+
+    #[test]
+    fn only_what_is_kube_proxys_goes() {
+        assert_eq!(
+            script(NODE).unwrap(),
+            r#"*nat
+:KUBE-MARK-MASQ - [0:0]
+:KUBE-POSTROUTING - [0:0]
+:KUBE-SEP-AAAA - [0:0]
+:KUBE-SERVICES - [0:0]
+:KUBE-SVC-BBBB - [0:0]
+-D PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-D OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-D POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING
+-X KUBE-MARK-MASQ
+-X KUBE-POSTROUTING
+-X KUBE-SEP-AAAA
+-X KUBE-SERVICES
+-X KUBE-SVC-BBBB
+COMMIT
+"#
+        );
+    }
+
+    #[test]
+    fn a_chain_that_a_plugin_uses_stays_and_goes_on_working() {
+        let used = NODE.replace("-A DOCKER -i docker0 -j RETURN", "-A DOCKER -j KUBE-MARK-MASQ");
+        let script = script(&used).unwrap();
+        for stays in ["KUBE-MARK-MASQ", "KUBE-POSTROUTING"] {
+            assert!(!script.contains(stays), "{script}");
+        }
+        assert!(script.contains("-X KUBE-SERVICES"));
+    }
+
+    #[test]
+    fn nothing_of_kube_proxys_needs_no_script() {
+        let clean: String = NODE
+            .lines()
+            .filter(|l| !l.contains("KUBE-") || l.contains("KUBE-FIREWALL"))
+            .fold(String::new(), |text, line| text + line + "\n");
+        assert_eq!(script(&clean), None);
+    }
+}
