@@ -1,0 +1,42 @@
+# `make help` lists what can be made. Everything installs the packages that it needs (Debian 12, a Rust toolchain given).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+# Network namespaces need root. Building does not: only what is built is run by sudo.
+ifneq ($(shell id -u),0)
+SUDO := sudo --preserve-env=KEEP,RUST_LOG
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER := sudo -E
+endif
+
+.PHONY: help
+help: ## This list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+.PHONY: demo
+demo: build ## Move three nodes under load, and see a fourth go back. KEEP=1 leaves it running.
+	$(SUDO) target/debug/demo
+
+.PHONY: test
+test: packages ## Everything that must hold: format, lints, build, all suites, openapi.json and .sqlx.
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo build --workspace --bins
+	scripts/test
+	scripts/sqlx-prepare --check
+
+.PHONY: build
+build: packages ## Build the server, the agent and the demo.
+	cargo build --workspace --bins
+
+.PHONY: openapi
+openapi: packages ## Write web-api-spec/openapi.json anew.
+	cargo run --quiet --package nftfleet-web-api-spec --bin write-openapi web-api-spec/openapi.json
+
+.PHONY: sqlx
+sqlx: packages ## Write .sqlx anew, after a change of a query or a migration.
+	scripts/sqlx-prepare
+
+.PHONY: packages
+packages: ## Install the Debian packages that are missing.
+	@scripts/install-packages

@@ -1,0 +1,221 @@
+//! The objects and their recent history.
+//!
+//! Every write takes the next resourceVersion, whatever the resource, as etcd does. The history keeps what each write
+//! replaced, so that the state at any remembered version is found by undoing: that is how chunked lists stay consistent
+//! while the world moves on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::resource::Resource;
+
+/// How many writes are remembered before the oldest is forgotten, unless a test says otherwise.
+const REMEMBERED: usize = 10_000;
+
+/// How often one resource was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// Single objects by name.
+    pub gets: u64,
+    /// Lists begun: requests without a continue token.
+    pub lists: u64,
+    /// Pages of lists, the first of each included; failed ones are not counted.
+    pub pages: u64,
+    /// Watches that were started, those refused as too old included.
+    pub watches: u64,
+}
+
+/// Namespace (`""` for resources without) and name: the order of lists.
+pub(super) type Key = (String, String);
+
+/// One write. `before` and `after` tell which kind: nothing before is a creation, nothing after a deletion.
+#[derive(Clone, Debug)]
+pub(super) struct Write {
+    pub(super) version: u64,
+    pub(super) resource: Resource,
+    pub(super) key: Key,
+    pub(super) before: Option<Arc<Value>>,
+    pub(super) after: Option<Arc<Value>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Store {
+    version: u64,
+    objects: BTreeMap<(Resource, Key), Arc<Value>>,
+    history: VecDeque<Write>,
+    /// The most writes to remember.
+    remembered: usize,
+    /// The oldest version whose successors are all in the history.
+    reach: u64,
+    /// The oldest version that a request may still ask for: `reach`, or later once the history was declared expired.
+    oldest: u64,
+    served: BTreeMap<Resource, Served>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        // A cluster that has just come up is not at version 0, which means "any" in requests.
+        let begin = 100;
+        Self {
+            version: begin,
+            objects: BTreeMap::new(),
+            history: VecDeque::new(),
+            remembered: REMEMBERED,
+            reach: begin,
+            oldest: begin,
+            served: BTreeMap::new(),
+        }
+    }
+}
+
+impl Store {
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(super) fn oldest(&self) -> u64 {
+        self.oldest
+    }
+
+    pub(super) fn apply(&mut self, mut object: Value) -> u64 {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let resource = Resource::of_kind(&text(&object["kind"]));
+        let (name, namespace) = (
+            text(&object["metadata"]["name"]),
+            text(&object["metadata"]["namespace"]),
+        );
+        assert!(!name.is_empty(), "an object needs metadata.name: {object}");
+        let wanted = resource.is_namespaced();
+        assert_eq!(
+            !namespace.is_empty(),
+            wanted,
+            "{name}: a {} has a namespace: {wanted}",
+            resource.kind()
+        );
+        let key = (namespace, name);
+        let before = self.objects.get(&(resource, key.clone())).cloned();
+
+        self.version += 1;
+        object["apiVersion"] = json!(resource.api_version());
+        let metadata = &mut object["metadata"];
+        metadata["resourceVersion"] = json!(self.version.to_string());
+        if let Some(before) = &before {
+            // Identity belongs to the object, not to the write.
+            metadata["uid"] = before["metadata"]["uid"].clone();
+            metadata["creationTimestamp"] = before["metadata"]["creationTimestamp"].clone();
+        }
+        if metadata["uid"].is_null() {
+            metadata["uid"] = json!(format!("00000000-0000-4000-8000-{:012x}", self.version));
+        }
+        if metadata["creationTimestamp"].is_null() {
+            metadata["creationTimestamp"] = json!("2026-01-05T08:00:00Z");
+        }
+        let after = Arc::new(object);
+        self.objects.insert((resource, key.clone()), Arc::clone(&after));
+        self.remember(Write {
+            version: self.version,
+            resource,
+            key,
+            before,
+            after: Some(after),
+        });
+        self.version
+    }
+
+    pub(super) fn delete(&mut self, resource: Resource, namespace: &str, name: &str) -> u64 {
+        let key = (namespace.to_owned(), name.to_owned());
+        let before = self
+            .objects
+            .remove(&(resource, key.clone()))
+            .unwrap_or_else(|| panic!("there is no {} {namespace}/{name} to delete", resource.kind()));
+        self.version += 1;
+        self.remember(Write {
+            version: self.version,
+            resource,
+            key,
+            before: Some(before),
+            after: None,
+        });
+        self.version
+    }
+
+    fn remember(&mut self, write: Write) {
+        self.history.push_back(write);
+        self.forget();
+    }
+
+    /// Remembers at most this many writes from now on.
+    pub(super) fn limit_history(&mut self, writes: usize) {
+        self.remembered = writes;
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        while self.history.len() > self.remembered {
+            let Some(forgotten) = self.history.pop_front() else {
+                return;
+            };
+            self.reach = forgotten.version;
+            self.oldest = self.oldest.max(self.reach);
+        }
+    }
+
+    /// Refuses every version given out so far. The writes themselves stay for the watches that are open.
+    pub(super) fn expire_history(&mut self) {
+        // One more than the newest: a client that is up to date must notice as well, as if others had written since.
+        self.version += 1;
+        self.oldest = self.version;
+    }
+
+    pub(super) fn get(&self, resource: Resource, key: Key) -> Option<Arc<Value>> {
+        self.objects.get(&(resource, key)).cloned()
+    }
+
+    /// All objects of a resource as they were at `version`, in order; `None` when that is forgotten.
+    pub(super) fn at(&self, resource: Resource, version: u64) -> Option<BTreeMap<Key, Arc<Value>>> {
+        if version < self.oldest {
+            return None;
+        }
+        let first = Bound::Included((resource, Key::default()));
+        let mut objects: BTreeMap<Key, Arc<Value>> = self
+            .objects
+            .range((first, Bound::Unbounded))
+            .take_while(|((found, _), _)| *found == resource)
+            .map(|((_, key), object)| (key.clone(), Arc::clone(object)))
+            .collect();
+        let later = self.history.iter().rev().take_while(|write| write.version > version);
+        for write in later.filter(|write| write.resource == resource) {
+            match &write.before {
+                Some(before) => objects.insert(write.key.clone(), Arc::clone(before)),
+                None => objects.remove(&write.key),
+            };
+        }
+        Some(objects)
+    }
+
+    /// The writes to a resource after `version`, in order, for a watch that is open; `None` when some are forgotten.
+    pub(super) fn since(&self, resource: Resource, version: u64) -> Option<Vec<Write>> {
+        if version < self.reach {
+            return None;
+        }
+        let begin = self.history.partition_point(|write| write.version <= version);
+        Some(
+            self.history
+                .range(begin..)
+                .filter(|write| write.resource == resource)
+                .cloned()
+                .collect(),
+        )
+    }
+
+    pub(super) fn served(&self, resource: Resource) -> Served {
+        self.served.get(&resource).copied().unwrap_or_default()
+    }
+
+    pub(super) fn count(&mut self, resource: Resource, count: impl FnOnce(&mut Served)) {
+        count(self.served.entry(resource).or_default());
+    }
+}

@@ -1,0 +1,109 @@
+//! A program of ours as its shipped binary, running in a namespace, with its log in a file.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::netns::Netns;
+use crate::wait;
+
+/// How long a program may take to end after SIGTERM.
+const END_WITHIN: Duration = Duration::from_secs(20);
+
+/// A binary of the workspace, from the folder that this test or demo was built into.
+pub fn binary(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("a running program has a path");
+    let folder = own.ancestors().nth(1).expect("a program lies in a folder");
+    // Tests lie one folder deeper than programs.
+    let folder = if folder.ends_with("deps") {
+        folder.parent().expect("deps has a parent")
+    } else {
+        folder
+    };
+    let path = folder.join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo build --workspace` first",
+        path.display()
+    );
+    path
+}
+
+/// A running program. It is killed when it is dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+}
+
+impl Process {
+    /// Starts `program` in `netns`; what it logs is appended to `log`.
+    pub fn start<A: AsRef<OsStr>>(
+        name: &str,
+        netns: &Netns,
+        program: &str,
+        arguments: &[A],
+        environment: &[(&str, &str)],
+        log: &Path,
+    ) -> Self {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .expect("a log file can be written");
+        let child = netns
+            .command(&binary(program).to_string_lossy())
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .env_remove("DATABASE_URL")
+            .env_remove("KUBECONFIG")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file handle can be copied"))
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Self {
+            name: name.to_owned(),
+            child,
+        }
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be asked").is_some()
+    }
+
+    /// Waits until it ends by itself, as after a rehearsed crash.
+    pub fn wait_until_ended(&mut self, limit: Duration) {
+        let what = format!("{} to end", self.name);
+        wait::until_blocking(&what, limit, || self.has_ended().then_some(()));
+    }
+
+    /// SIGKILL: no last words.
+    pub fn kill(&mut self) {
+        // It may have ended by itself; then there is nothing to kill.
+        let _ = self.child.kill();
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn terminate(&mut self) {
+        if self.has_ended() {
+            return;
+        }
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid is small"));
+        kill(pid, Signal::SIGTERM).expect("a child of ours can be signalled");
+        self.wait_until_ended(END_WITHIN);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

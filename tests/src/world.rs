@@ -1,0 +1,366 @@
+//! A whole small world: a lab whose nodes kube-proxy serves, a Kubernetes API, our server, and an agent on every node.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nftfleet_web_api_spec::types::{
+    NewRollout, Node, Probe, Rollout, RolloutAction, RolloutSettings, RolloutState, StageSize, StageSpec, Task, Verdict,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::{Builder, Runtime};
+use uuid::Uuid;
+
+use crate::api::Api;
+use crate::backends::Backend as Server;
+use crate::kube_proxy::{self, Backend, Family};
+use crate::kube_sim::KubeSim;
+use crate::lab::{CLUSTER_CIDR4, CLUSTER_CIDR6, CONTROL4, Lab, LabSpec};
+use crate::manifests;
+use crate::process::Process;
+use crate::wait;
+
+/// The cluster's name at our server.
+pub const CLUSTER: &str = "lab";
+
+/// The operator's token.
+pub const OPERATOR_TOKEN: &str = "operator-of-the-lab";
+
+/// Where our server listens, in the control namespace.
+const SERVER_PORT: u16 = 8640;
+
+/// Where the Kubernetes API listens, in the control namespace.
+const KUBERNETES_PORT: u16 = 6443;
+
+/// How long a server may take from its start to being ready: a first one makes its database.
+const READY_WITHIN: Duration = Duration::from_mins(1);
+
+/// How long agents may take to enrol and report.
+const REPORTED_WITHIN: Duration = Duration::from_secs(30);
+
+/// How a node begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeSpec {
+    /// The iptables backend in which kube-proxy's rules are.
+    pub backend: Backend,
+    /// Whether the node has IPv6.
+    pub ipv6: bool,
+}
+
+/// A running world. Everything in it ends when it is dropped.
+pub struct World {
+    runtime: Runtime,
+    /// Calls of our server's API.
+    pub api: Api,
+    agents: BTreeMap<usize, Process>,
+    server: Process,
+    token_file: PathBuf,
+    /// The Kubernetes API.
+    pub kubernetes: KubeSim,
+    servers: Vec<Server>,
+    /// The namespaces.
+    pub lab: Lab,
+    nodes: Vec<NodeSpec>,
+    folder: TempDir,
+}
+
+impl World {
+    /// Builds the lab, installs kube-proxy's rules, and starts everything but the agents. The calling thread moves into the
+    /// control namespace for good.
+    pub fn new(nodes: &[NodeSpec]) -> Self {
+        let without_ipv6 = (1..)
+            .zip(nodes)
+            .filter(|(_, node)| !node.ipv6)
+            .map(|(number, _)| number)
+            .collect();
+        let lab = Lab::new(&LabSpec {
+            nodes: nodes.len(),
+            backends: 3,
+            without_ipv6,
+        });
+        let servers = lab.serve_backends(&[8080, 9090, 9053], &[9053]);
+        let kubernetes = KubeSim::start_in(&lab.control, SocketAddr::new(CONTROL4.into(), KUBERNETES_PORT));
+        let objects = manifests::all();
+        kubernetes.load(objects.clone());
+        for (node, spec) in lab.nodes.iter().zip(nodes) {
+            let families: &[Family] = if spec.ipv6 { &Family::BOTH } else { &[Family::V4] };
+            kube_proxy::install_kubelet(&node.netns, spec.backend, families);
+            kube_proxy::install_foreign(&node.netns, spec.backend, families);
+            kube_proxy::install(&node.netns, spec.backend, &objects, families);
+        }
+        lab.control.enter();
+        let folder = tempfile::Builder::new()
+            .prefix("nftfleet-lab-")
+            .tempdir()
+            .expect("a folder for the lab");
+        std::fs::write(folder.path().join("kubeconfig"), kubernetes.kubeconfig()).expect("a kubeconfig can be written");
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let base = format!("http://{CONTROL4}:{SERVER_PORT}");
+        let api = Api::new(&base, OPERATOR_TOKEN);
+        let server = start_server(&lab, &folder);
+        let token_file = folder.path().join("enrolment-token");
+        let mut world = Self {
+            runtime,
+            api,
+            agents: BTreeMap::new(),
+            server,
+            token_file,
+            kubernetes,
+            servers,
+            lab,
+            nodes: nodes.to_vec(),
+            folder,
+        };
+        world.wait_until_ready();
+        let token = world.run(async |api| {
+            api.create_cluster(CLUSTER).await.expect("a cluster can be registered");
+            api.create_enrolment_token(CLUSTER).await.expect("a token can be made")
+        });
+        std::fs::write(&world.token_file, token.token).expect("the token can be written");
+        world
+    }
+
+    /// The same, with an agent on every node that has reported.
+    pub fn with_agents(nodes: &[NodeSpec]) -> Self {
+        let mut world = Self::new(nodes);
+        for number in 1..=nodes.len() {
+            world.start_agent(number, &[]);
+        }
+        for number in 1..=nodes.len() {
+            world.wait_until_reported(number);
+        }
+        world
+    }
+
+    /// Runs calls of the API to their end.
+    pub fn run<T>(&mut self, calls: impl AsyncFnOnce(&Api) -> T) -> T {
+        let api = self.api.clone();
+        self.runtime.block_on(calls(&api))
+    }
+
+    /// How a node began.
+    pub fn node_spec(&self, number: usize) -> NodeSpec {
+        self.nodes[number - 1]
+    }
+
+    /// The endpoints' servers.
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// Where the processes keep their state and logs.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// Waits until the server is ready.
+    pub fn wait_until_ready(&mut self) {
+        self.run(async |api| {
+            wait::until("the server to be ready", READY_WITHIN, async || {
+                api.is_ready().await.then_some(())
+            })
+            .await;
+        });
+    }
+
+    /// Starts the server again after its end, on the same data.
+    pub fn start_server(&mut self) {
+        self.server = start_server(&self.lab, &self.folder);
+    }
+
+    /// Kills the server with SIGKILL; its database is left to itself.
+    pub fn kill_server(&mut self) {
+        self.server.kill();
+    }
+
+    /// Starts the agent of a node.
+    pub fn start_agent(&mut self, number: usize, environment: &[(&str, &str)]) {
+        let node = self.lab.node(number);
+        let state = self.state_folder(number);
+        let arguments = [
+            "--server".to_owned(),
+            format!("http://{CONTROL4}:{SERVER_PORT}"),
+            "--node".to_owned(),
+            node.name.clone(),
+            "--state-dir".to_owned(),
+            state.display().to_string(),
+            "--enrolment-token-file".to_owned(),
+            self.token_file.display().to_string(),
+            "--kubeconfig".to_owned(),
+            self.folder.path().join("kubeconfig").display().to_string(),
+            "--cluster-cidr".to_owned(),
+            format!("{CLUSTER_CIDR4},{CLUSTER_CIDR6}"),
+        ];
+        let log = self.folder.path().join(format!("{}.log", node.name));
+        let name = format!("the agent of {}", node.name);
+        let agent = Process::start(&name, &node.netns, "nftfleet-agent", &arguments, environment, &log);
+        self.agents.insert(number, agent);
+    }
+
+    /// A node's agent.
+    pub fn agent(&mut self, number: usize) -> &mut Process {
+        self.agents
+            .get_mut(&number)
+            .unwrap_or_else(|| panic!("node-{number} has an agent"))
+    }
+
+    fn state_folder(&self, number: usize) -> PathBuf {
+        self.folder.path().join(format!("node-{number}"))
+    }
+
+    /// The position in a node's ledger; none before the first work.
+    pub fn ledger(&self, number: usize) -> Option<String> {
+        let text = std::fs::read_to_string(self.state_folder(number).join("ledger.json")).ok()?;
+        let ledger: Value = serde_json::from_str(&text).ok()?;
+        Some(ledger["position"].as_str()?.to_owned())
+    }
+
+    /// Waits until a node has reported and is ready to be moved.
+    pub fn wait_until_reported(&mut self, number: usize) {
+        let name = self.lab.node(number).name.clone();
+        self.run(async |api| {
+            wait::until(&format!("{name} to be ready"), REPORTED_WITHIN, async || {
+                let nodes = api.nodes(CLUSTER).await.ok()?;
+                nodes
+                    .into_iter()
+                    .find(|n| n.name == name && n.readiness.verdict == Verdict::Ready)
+                    .map(drop)
+            })
+            .await;
+        });
+    }
+
+    /// A node as the server knows it.
+    pub fn node(&mut self, number: usize) -> Node {
+        let name = self.lab.node(number).name.clone();
+        self.run(async |api| {
+            let nodes = api.nodes(CLUSTER).await.expect("nodes can be listed");
+            nodes
+                .into_iter()
+                .find(|n| n.name == name)
+                .unwrap_or_else(|| panic!("{name} is known"))
+        })
+    }
+
+    /// Plans and starts a rollout.
+    pub fn start_rollout(&mut self, wish: &NewRollout) -> Rollout {
+        self.run(async |api| {
+            let draft = api.create_rollout(wish).await.expect("the rollout can be planned");
+            api.start_rollout(&draft).await.expect("the rollout can be started")
+        })
+    }
+
+    /// Waits until a rollout has ended and none of its nodes is under way; gives it with its tasks.
+    pub fn wait_for_end(&mut self, rollout: Uuid, limit: Duration) -> (Rollout, Vec<Task>) {
+        self.run(async |api| {
+            wait::until("the rollout to end", limit, async || {
+                let found = api.rollout(rollout).await.ok()?;
+                let tasks = api.tasks(rollout).await.ok()?;
+                let is_over = has_ended(found.state) && tasks.iter().all(|task| is_end(&task.state));
+                is_over.then_some((found, tasks))
+            })
+            .await
+        })
+    }
+
+    /// Waits until a node's task is in one of these states.
+    pub fn wait_for_task(&mut self, rollout: Uuid, node: &str, states: &[&str], limit: Duration) -> Task {
+        self.run(async |api| {
+            wait::until(&format!("{node} to be {states:?}"), limit, async || {
+                let tasks = api.tasks(rollout).await.ok()?;
+                tasks
+                    .into_iter()
+                    .find(|task| task.node == node && states.contains(&task.state.as_str()))
+            })
+            .await
+        })
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for entry in std::fs::read_dir(self.folder.path()).into_iter().flatten().flatten() {
+                if entry.path().extension().is_some_and(|ending| ending == "log") {
+                    let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+                    let lines: Vec<&str> = text.lines().collect();
+                    let tail = &lines[lines.len().saturating_sub(40)..];
+                    eprintln!("---- {}\n{}", entry.file_name().display(), tail.join("\n"));
+                }
+            }
+        }
+        // SIGTERM, so that the server stops its database too.
+        self.agents.clear();
+        self.server.terminate();
+    }
+}
+
+fn start_server(lab: &Lab, folder: &TempDir) -> Process {
+    let arguments = [
+        "--listen".to_owned(),
+        format!("{CONTROL4}:{SERVER_PORT}"),
+        "--data-dir".to_owned(),
+        folder.path().join("server").display().to_string(),
+    ];
+    let environment = [("NFTFLEET_OPERATOR_TOKEN", OPERATOR_TOKEN)];
+    let log = folder.path().join("server.log");
+    Process::start(
+        "the server",
+        &lab.control,
+        "nftfleet-server",
+        &arguments,
+        &environment,
+        &log,
+    )
+}
+
+fn has_ended(state: RolloutState) -> bool {
+    use RolloutState::{Aborted, Failed, Succeeded, SucceededWithFailures};
+    matches!(state, Succeeded | SucceededWithFailures | Failed | Aborted)
+}
+
+fn is_end(state: &str) -> bool {
+    let ends = [
+        "CONFIRMED",
+        "ALREADY_DONE",
+        "REVERTED",
+        "REJECTED",
+        "TIMED_OUT",
+        "NEEDS_ATTENTION",
+        "SKIPPED",
+    ];
+    ends.contains(&state)
+}
+
+/// A rollout of one stage over these nodes (all, if none is named), with limits that suit a test: a soak of a second.
+pub fn rollout(nodes: &[&str]) -> NewRollout {
+    NewRollout {
+        name: "move".to_owned(),
+        action: RolloutAction::MoveToNftfleet,
+        clusters: vec![CLUSTER.to_owned()],
+        nodes: (!nodes.is_empty()).then(|| nodes.iter().map(|n| (*n).to_owned()).collect()),
+        stages: vec![StageSpec {
+            name: "all".to_owned(),
+            size: StageSize::Rest,
+        }],
+        settings: RolloutSettings {
+            max_concurrent: Some(10),
+            node_soak_seconds: Some(1),
+            confirm_within_seconds: Some(60),
+            node_deadline_seconds: Some(120),
+            probe: Some(vec![probe("default", "kubernetes", 443), probe("shop", "web", 80)]),
+            ..RolloutSettings::default()
+        },
+    }
+}
+
+/// A probe's target.
+pub fn probe(namespace: &str, name: &str, port: u16) -> Probe {
+    Probe {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        port,
+    }
+}

@@ -1,0 +1,5 @@
+//! Moves of whole nodes: shipped server, shipped agents, real kernel, real packets.
+
+mod crash;
+mod ledger;
+mod rollout;
