@@ -12,8 +12,8 @@ use nftfleet_domain::inventory::TableState;
 use tokio::sync::{oneshot, watch};
 
 use super::desired::Desired;
-use super::netlink::KernelError;
-use super::reconcile::{Dataplane, Kernel};
+use super::kernel::{Kernel, KernelError};
+use super::reconcile::Dataplane;
 
 /// How long after a refused commit it is tried again.
 const RETRY: Duration = Duration::from_secs(1);

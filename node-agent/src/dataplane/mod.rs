@@ -4,12 +4,14 @@ pub mod actor;
 pub mod desired;
 pub mod diff;
 pub mod expression;
+pub mod kernel;
 pub mod layout;
 pub mod netlink;
 pub mod reconcile;
 
 pub use actor::{Actor, Status};
 pub use desired::Desired;
+pub use kernel::{Kernel, KernelError};
 pub use layout::{Layout, LayoutSettings};
-pub use netlink::{KernelError, Netlink};
+pub use netlink::Netlink;
 pub use reconcile::Dataplane;

@@ -2,52 +2,13 @@
 
 use nftfleet_domain::inventory::TableState;
 
-use super::desired::{Change, Desired, Programmed};
+use super::desired::{Desired, Programmed};
 use super::diff::diff;
+use super::kernel::{Kernel, KernelError, Observed, Transaction};
 use super::layout::Layout;
-use super::netlink::KernelError;
 
 /// A change of class takes two commits; more than a few mean that the diff does not come to an end.
 const MOST_COMMITS: usize = 4;
-
-/// The whole of our table as it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Observed {
-    /// Whether it hooks nothing.
-    pub dormant: bool,
-    /// How its sets, chains and rules differ from what we would make, in words. Then no elements are read.
-    pub differences: Vec<String>,
-    /// Its elements.
-    pub programmed: Programmed,
-}
-
-/// What one commit does: all of it or nothing.
-#[derive(Clone, Copy, Debug)]
-pub struct Transaction<'a> {
-    /// Whether to delete the table first.
-    pub replace: bool,
-    /// The table to make, if there is none.
-    pub make: Option<&'a Layout>,
-    /// Whether the table is to be dormant; none leaves it as it is.
-    pub dormant: Option<bool>,
-    /// The elements to change.
-    pub changes: &'a [Change],
-}
-
-/// The only door to the kernel.
-pub trait Kernel {
-    /// The whole of our table, none if there is none, or an error: never a part of it.
-    ///
-    /// # Errors
-    /// See [`KernelError`].
-    fn observe(&mut self, expected: &Layout) -> Result<Option<Observed>, KernelError>;
-
-    /// All of the transaction or nothing.
-    ///
-    /// # Errors
-    /// See [`KernelError`].
-    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), KernelError>;
-}
 
 /// What the kernel holds, as far as we know.
 #[derive(Debug)]
@@ -184,7 +145,7 @@ impl<K: Kernel> Dataplane<K> {
             Known::Table { dormant, .. } | Known::Other { dormant } => *dormant,
             Known::Nothing | Known::Absent if wanted => return Ok(()),
             Known::Nothing | Known::Absent => {
-                return Err(KernelError::Foreign("there is no table to make active".to_owned()));
+                return Err(KernelError::NoTable);
             }
         };
         if is == wanted {
@@ -250,7 +211,7 @@ mod tests {
 
         fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), KernelError> {
             if std::mem::take(&mut self.refuse) {
-                return Err(KernelError::Foreign("refused".to_owned()));
+                return Err(KernelError::Restless);
             }
             if transaction.replace {
                 self.table = None;

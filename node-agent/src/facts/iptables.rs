@@ -46,8 +46,8 @@ pub struct SavedTable<'a> {
 pub struct SavedChain<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Whether it is one of the kernel's.
-    pub is_builtin: bool,
+    /// What happens to packets that no rule of it decides, for the kernel's own chains; none for others.
+    pub policy: Option<&'a str>,
 }
 
 /// A rule.
@@ -79,7 +79,7 @@ pub fn tables(saved: &str) -> Vec<SavedTable<'_>> {
             if let (Some(name), Some(policy)) = (words.next(), words.next()) {
                 table.chains.push(SavedChain {
                     name,
-                    is_builtin: policy != "-",
+                    policy: (policy != "-").then_some(policy),
                 });
             }
         } else if let Some((chain, specification)) = line.strip_prefix("-A ").and_then(|rest| rest.split_once(' ')) {
@@ -153,6 +153,21 @@ pub fn evidence(saved: &[String]) -> IptablesEvidence {
     evidence
 }
 
+/// Whether forwarded packets pass only through holes that kube-proxy made: the policy of `FORWARD` is not ACCEPT, and
+/// KUBE-FORWARD stands in it. Without kube-proxy's rules, Services would be cut off (Docker and some firewalls set that
+/// policy; kubernetes/kubernetes#39823).
+pub fn forwards_by_kube_proxys_leave(saved: &str) -> bool {
+    tables(saved)
+        .iter()
+        .filter(|table| table.name == "filter")
+        .any(|table| {
+            let closed =
+                |chain: &SavedChain<'_>| chain.name == "FORWARD" && chain.policy.is_some_and(|p| p != "ACCEPT");
+            let let_through = |rule: &SavedRule<'_>| rule.chain == "FORWARD" && rule.target == Some("KUBE-FORWARD");
+            table.chains.iter().any(closed) && table.rules.iter().any(let_through)
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,6 +207,16 @@ COMMIT
             .collect::<Vec<_>>()
             .join("\n");
         assert_eq!(evidence(&[kubelet_only]), IptablesEvidence::default());
+    }
+
+    #[test]
+    fn a_closed_forward_chain_with_kube_proxys_hole_is_seen() {
+        let closed = "*filter\n:FORWARD DROP [0:0]\n:KUBE-FORWARD - [0:0]\n-A FORWARD -j KUBE-FORWARD\nCOMMIT\n";
+        assert!(forwards_by_kube_proxys_leave(closed));
+        assert!(!forwards_by_kube_proxys_leave(&closed.replace("DROP", "ACCEPT")));
+        assert!(!forwards_by_kube_proxys_leave(
+            &closed.replace("-A FORWARD -j KUBE-FORWARD\n", "")
+        ));
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub fn script(saved: &str) -> Option<String> {
 
 /// Chains of kube-proxy's that must stay because something foreign needs them.
 fn kept_for_others<'a>(table: &SavedTable<'a>) -> BTreeSet<&'a str> {
-    let builtin = |name: &str| table.chains.iter().any(|c| c.name == name && c.is_builtin);
+    let builtin = |name: &str| table.chains.iter().any(|c| c.name == name && c.policy.is_some());
     let mut kept: BTreeSet<&str> = table
         .rules
         .iter()

@@ -13,7 +13,7 @@ use super::cleanup;
 use super::position::{Armed, End, Job, Position};
 use crate::clock::Clock;
 use crate::dataplane::Actor;
-use crate::facts::iptables::Backend;
+use crate::facts::iptables::{Backend, forwards_by_kube_proxys_leave};
 use crate::facts::{self, Paths};
 use crate::host::Host;
 use crate::kube::View;
@@ -97,6 +97,11 @@ impl Tools {
             );
         };
         let mut blockers = self.node_blockers().await;
+        let host = Arc::clone(&self.host);
+        match tokio::task::spawn_blocking(move || closed_forward_chains(&*host)).await {
+            Ok(closed) => blockers.extend(closed),
+            Err(error) => blockers.push(format!("forward-unknown: looking at FORWARD panicked: {error}")),
+        }
         if !view.unsupported.is_empty() {
             let shown: Vec<&str> = view.unsupported.iter().take(5).map(String::as_str).collect();
             let count = view.unsupported.len();
@@ -271,6 +276,23 @@ impl Tools {
             }
         }
     }
+}
+
+/// Backends and families in which forwarded packets pass only by kube-proxy's leave, which the move takes away.
+fn closed_forward_chains(host: &dyn Host) -> Vec<String> {
+    let mut blockers = Vec::new();
+    for (save, _) in Backend::BOTH.into_iter().flat_map(Backend::commands) {
+        match host.run(save, &[], "") {
+            Ok(ran) if ran.succeeded && !forwards_by_kube_proxys_leave(&ran.stdout) => {}
+            Ok(ran) if ran.succeeded => blockers.push(format!(
+                "forward-closed: {save} shows a FORWARD chain whose policy is not ACCEPT, and kube-proxy's KUBE-FORWARD \
+                 in it, which the move takes away: make the policy ACCEPT (which other rules would do can't be told yet)"
+            )),
+            Ok(ran) => blockers.push(format!("forward-unknown: {save}: {}", ran.stderr.trim())),
+            Err(error) => blockers.push(format!("forward-unknown: {save}: {error}")),
+        }
+    }
+    blockers
 }
 
 /// Removes what is kube-proxy's from both backends and families.

@@ -19,15 +19,11 @@ use nftnl_sys::libc;
 use super::message::{INET, flag, kind};
 use super::userdata;
 use crate::dataplane::expression::{Base, Comparison, CtKey, Expression, Field, MetaKey, Rule, Verdict};
+use crate::dataplane::kernel::KernelError;
 use crate::dataplane::layout::{Chain, Set, TABLE, TABLE_COMMENT};
 
 /// Room for one message of libnftnl, in 64-bit words so that it is aligned.
 const SCRATCH_WORDS: usize = 4096;
-
-/// libnftnl could not make an object: memory has run out, or the library does not know the expression.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("libnftnl can't make {0}")]
-pub struct CannotMake(pub &'static str);
 
 /// An object of libnftnl with the function that frees it.
 struct Owned<T> {
@@ -36,10 +32,10 @@ struct Owned<T> {
 }
 
 impl<T> Owned<T> {
-    fn new(object: *mut T, free: unsafe extern "C" fn(*const T), what: &'static str) -> Result<Self, CannotMake> {
+    fn new(object: *mut T, free: unsafe extern "C" fn(*const T), what: &'static str) -> Result<Self, KernelError> {
         NonNull::new(object)
             .map(|object| Self { object, free })
-            .ok_or(CannotMake(what))
+            .ok_or(KernelError::CannotMake(what))
     }
 
     fn get(&self) -> *mut T {
@@ -54,8 +50,8 @@ impl<T> Drop for Owned<T> {
     }
 }
 
-fn c_text(text: &str) -> Result<CString, CannotMake> {
-    CString::new(text).map_err(|_| CannotMake("a name with a zero byte in it"))
+fn c_text(text: &str) -> Result<CString, KernelError> {
+    CString::new(text).map_err(|_| KernelError::CannotMake("a name with a zero byte in it"))
 }
 
 /// Appends a message whose payload `build` writes.
@@ -86,7 +82,7 @@ fn message(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, build: imp
     );
 }
 
-fn table() -> Result<Owned<sys::nftnl_table>, CannotMake> {
+fn table() -> Result<Owned<sys::nftnl_table>, KernelError> {
     let name = c_text(TABLE)?;
     // SAFETY: plain allocation; the name is copied by the library.
     unsafe {
@@ -98,7 +94,7 @@ fn table() -> Result<Owned<sys::nftnl_table>, CannotMake> {
 }
 
 /// Appends "make the table, or change its flags": dormant hooks nothing.
-pub fn new_table(bytes: &mut Vec<u8>, sequence: u32, dormant: bool) -> Result<(), CannotMake> {
+pub fn new_table(bytes: &mut Vec<u8>, sequence: u32, dormant: bool) -> Result<(), KernelError> {
     let table = table()?;
     let comment = userdata::comment(TABLE_COMMENT);
     // SAFETY: the table is alive, and the comment is copied by the library.
@@ -120,7 +116,7 @@ pub fn new_table(bytes: &mut Vec<u8>, sequence: u32, dormant: bool) -> Result<()
 }
 
 /// Appends "delete the table with all that is in it".
-pub fn delete_table(bytes: &mut Vec<u8>, sequence: u32) -> Result<(), CannotMake> {
+pub fn delete_table(bytes: &mut Vec<u8>, sequence: u32) -> Result<(), KernelError> {
     let table = table()?;
     // SAFETY: `message` hands over a header with room, and the table is alive.
     message(bytes, kind::DELETE_TABLE, 0, sequence, |header| unsafe {
@@ -130,7 +126,7 @@ pub fn delete_table(bytes: &mut Vec<u8>, sequence: u32) -> Result<(), CannotMake
 }
 
 /// Appends "make this chain".
-pub fn new_chain(bytes: &mut Vec<u8>, sequence: u32, chain: &Chain) -> Result<(), CannotMake> {
+pub fn new_chain(bytes: &mut Vec<u8>, sequence: u32, chain: &Chain) -> Result<(), KernelError> {
     let (table, name, nat) = (c_text(TABLE)?, c_text(&chain.name)?, c_text("nat")?);
     // SAFETY: plain allocation and setters; every text is copied by the library.
     let object = unsafe {
@@ -172,7 +168,7 @@ pub fn length_of(fields: &[Field], family: Family) -> u32 {
 }
 
 /// Appends "make this set or map".
-pub fn new_set(bytes: &mut Vec<u8>, sequence: u32, set: &Set, id: u32) -> Result<(), CannotMake> {
+pub fn new_set(bytes: &mut Vec<u8>, sequence: u32, set: &Set, id: u32) -> Result<(), KernelError> {
     let (table, name) = (c_text(TABLE)?, c_text(&set.name)?);
     let userdata = userdata::of_set(set);
     // SAFETY: plain allocation and setters; texts and user data are copied by the library.
@@ -207,7 +203,7 @@ pub fn new_set(bytes: &mut Vec<u8>, sequence: u32, set: &Set, id: u32) -> Result
 }
 
 /// Appends "add this rule at the end of the chain".
-pub fn new_rule(bytes: &mut Vec<u8>, sequence: u32, chain: &str, rule: &Rule) -> Result<(), CannotMake> {
+pub fn new_rule(bytes: &mut Vec<u8>, sequence: u32, chain: &str, rule: &Rule) -> Result<(), KernelError> {
     let object = rule_object(chain, rule)?;
     // SAFETY: `message` hands over a header with room, and the rule is alive.
     message(
@@ -222,7 +218,7 @@ pub fn new_rule(bytes: &mut Vec<u8>, sequence: u32, chain: &str, rule: &Rule) ->
     Ok(())
 }
 
-fn rule_object(chain: &str, rule: &Rule) -> Result<Owned<sys::nftnl_rule>, CannotMake> {
+fn rule_object(chain: &str, rule: &Rule) -> Result<Owned<sys::nftnl_rule>, KernelError> {
     let (table, chain) = (c_text(TABLE)?, c_text(chain)?);
     // SAFETY: plain allocation and setters; texts are copied by the library; an expression belongs to the rule once it is
     // added, so it is not freed here.
@@ -242,30 +238,33 @@ fn rule_object(chain: &str, rule: &Rule) -> Result<Owned<sys::nftnl_rule>, Canno
             );
         }
         for expression in &rule.expressions {
-            sys::nftnl_rule_add_expr(object.get(), expression_object(expression)?);
+            sys::nftnl_rule_add_expr(object.get(), expression_object(expression)?.release());
         }
         Ok(object)
     }
 }
 
-/// An expression of libnftnl under construction.
-struct Instruction(*mut sys::nftnl_expr);
+/// An expression of libnftnl under construction: freed unless a rule takes it.
+struct Instruction(Owned<sys::nftnl_expr>);
 
 impl Instruction {
-    fn new(name: &'static str) -> Result<Self, CannotMake> {
+    fn new(name: &'static str) -> Result<Self, KernelError> {
         let text = c_text(name)?;
         // SAFETY: plain allocation by the expression's name.
         let object = unsafe { sys::nftnl_expr_alloc(text.as_ptr()) };
-        if object.is_null() {
-            Err(CannotMake(name))
-        } else {
-            Ok(Self(object))
-        }
+        Ok(Self(Owned::new(object, sys::nftnl_expr_free, name)?))
+    }
+
+    /// Hands the expression to whoever frees it from now on.
+    fn release(self) -> *mut sys::nftnl_expr {
+        let object = self.0.get();
+        std::mem::forget(self.0);
+        object
     }
 
     fn number(self, attribute: u32, value: u32) -> Self {
         // SAFETY: the expression is alive, and the attribute is one of its own numbers.
-        unsafe { sys::nftnl_expr_set_u32(self.0, attribute as u16, value) }
+        unsafe { sys::nftnl_expr_set_u32(self.0.get(), attribute as u16, value) }
         self
     }
 
@@ -273,7 +272,7 @@ impl Instruction {
         // SAFETY: the expression is alive, and the bytes are copied by the library.
         unsafe {
             sys::nftnl_expr_set(
-                self.0,
+                self.0.get(),
                 attribute as u16,
                 value.as_ptr().cast::<c_void>(),
                 value.len() as u32,
@@ -282,17 +281,17 @@ impl Instruction {
         self
     }
 
-    fn text(self, attribute: u32, value: &str) -> Result<Self, CannotMake> {
+    fn text(self, attribute: u32, value: &str) -> Result<Self, KernelError> {
         let value = c_text(value)?;
         // SAFETY: the expression is alive, and the text is copied by the library.
         unsafe {
-            sys::nftnl_expr_set_str(self.0, attribute as u16, value.as_ptr());
+            sys::nftnl_expr_set_str(self.0.get(), attribute as u16, value.as_ptr());
         }
         Ok(self)
     }
 }
 
-fn expression_object(expression: &Expression) -> Result<*mut sys::nftnl_expr, CannotMake> {
+fn expression_object(expression: &Expression) -> Result<Instruction, KernelError> {
     let instruction = match expression {
         Expression::LoadPayload {
             base,
@@ -387,7 +386,7 @@ fn expression_object(expression: &Expression) -> Result<*mut sys::nftnl_expr, Ca
                 .text(sys::NFTNL_EXPR_IMM_CHAIN, chain)?
         }
     };
-    Ok(instruction.0)
+    Ok(instruction)
 }
 
 /// `NF_NAT_RANGE_MAP_IPS | NF_NAT_RANGE_PROTO_SPECIFIED`. The kernel sets them by itself, as it fills in the upper ends of the
@@ -397,7 +396,7 @@ const NAT_MAPS_ADDRESS_AND_PORT: u32 = 0x3;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 const NAT_FULLY_RANDOM: u32 = 0x10;
 
-fn meta(key: MetaKey) -> Result<Instruction, CannotMake> {
+fn meta(key: MetaKey) -> Result<Instruction, KernelError> {
     let key = match key {
         MetaKey::Family => libc::NFT_META_NFPROTO,
         MetaKey::Protocol => libc::NFT_META_L4PROTO,
@@ -406,16 +405,16 @@ fn meta(key: MetaKey) -> Result<Instruction, CannotMake> {
     Ok(Instruction::new("meta")?.number(sys::NFTNL_EXPR_META_KEY, key as u32))
 }
 
-fn reject(kind: u32, code: u32) -> Result<Instruction, CannotMake> {
+fn reject(kind: u32, code: u32) -> Result<Instruction, KernelError> {
     let reject = Instruction::new("reject")?.number(sys::NFTNL_EXPR_REJECT_TYPE, kind);
     let code = u8::try_from(code).unwrap_or(u8::MAX);
     // SAFETY: the expression is alive, and the code is its only 8-bit attribute.
-    unsafe { sys::nftnl_expr_set_u8(reject.0, sys::NFTNL_EXPR_REJECT_CODE as u16, code) }
+    unsafe { sys::nftnl_expr_set_u8(reject.0.get(), sys::NFTNL_EXPR_REJECT_CODE as u16, code) }
     Ok(reject)
 }
 
 /// A rule's instructions in libnftnl's own words, for comparing what was meant with what the kernel holds.
-pub fn rule_text(rule: &Rule) -> Result<Vec<String>, CannotMake> {
+pub fn rule_text(rule: &Rule) -> Result<Vec<String>, KernelError> {
     Ok(text_of(&rule_object("", rule)?))
 }
 

@@ -55,12 +55,14 @@ impl SocketError {
             source: io::Error::from_raw_os_error(number),
         }
     }
+}
 
-    /// The kernel's error number, if it refused.
-    pub fn refusal(&self) -> Option<Errno> {
-        match self {
-            Self::Refused { source, .. } => source.raw_os_error().map(Errno::from_raw),
-            _ => None,
+impl From<SocketError> for io::Error {
+    fn from(error: SocketError) -> Self {
+        match error {
+            // The kernel's own number stays, for who wants to tell one refusal from another.
+            SocketError::Refused { source, .. } => source,
+            other => Self::other(other),
         }
     }
 }

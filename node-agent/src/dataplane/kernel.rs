@@ -1,0 +1,70 @@
+//! The only door to the kernel, as a trait: tests hand in a kernel made of a value.
+
+use std::io;
+
+use super::desired::{Change, Programmed};
+use super::layout::Layout;
+
+/// Why the kernel could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// Reading failed.
+    #[error("the table can't be read: {0}")]
+    Read(#[source] io::Error),
+    /// A transaction was refused: nothing of it was done.
+    #[error("the transaction was refused at {at}: {source}")]
+    Refused {
+        /// The message that was refused, in words.
+        at: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The ruleset kept changing while the table was read: what was read is of no one moment.
+    #[error("the ruleset kept changing while it was read")]
+    Restless,
+    /// There is no table to make active.
+    #[error("there is no table to make active")]
+    NoTable,
+    /// A message could not be built; the text names it.
+    #[error("can't make {0}")]
+    CannotMake(&'static str),
+}
+
+/// The whole of our table as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// Whether it hooks nothing.
+    pub dormant: bool,
+    /// How its sets, chains and rules differ from what we would make, in words. Then no elements are read.
+    pub differences: Vec<String>,
+    /// Its elements.
+    pub programmed: Programmed,
+}
+
+/// What one commit does: all of it or nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Transaction<'a> {
+    /// Whether to delete the table first.
+    pub replace: bool,
+    /// The table to make, if there is none.
+    pub make: Option<&'a Layout>,
+    /// Whether the table is to be dormant; none leaves it as it is.
+    pub dormant: Option<bool>,
+    /// The elements to change.
+    pub changes: &'a [Change],
+}
+
+/// The only door to the kernel.
+pub trait Kernel {
+    /// The whole of our table, none if there is none, or an error: never a part of it.
+    ///
+    /// # Errors
+    /// See [`KernelError`].
+    fn observe(&mut self, expected: &Layout) -> Result<Option<Observed>, KernelError>;
+
+    /// All of the transaction or nothing.
+    ///
+    /// # Errors
+    /// See [`KernelError`].
+    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), KernelError>;
+}
