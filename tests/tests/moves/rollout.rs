@@ -315,3 +315,25 @@ fn a_node_whose_services_need_more_than_is_built_is_rejected_untouched() {
     );
     load.stop().assert_no_loss("node-1");
 }
+
+#[test]
+fn a_node_that_forwards_only_by_kube_proxys_leave_is_rejected_untouched() {
+    let mut world = World::with_agents(&[LEGACY]);
+    world
+        .lab
+        .node(1)
+        .netns
+        .pipe("iptables-legacy", &["-P", "FORWARD", "DROP"], "");
+    let load = Load::start(world.lab.node(1), 50);
+    let started = world.start_rollout(&rollout(&[]));
+    let (_, tasks) = world.wait_for_end(started.id, LIMIT);
+    assert_eq!(tasks[0].state, "REJECTED");
+    assert!(
+        tasks[0]
+            .reasons
+            .iter()
+            .any(|reason| reason.starts_with("forward-closed")),
+        "{tasks:?}"
+    );
+    load.stop().assert_no_loss("node-1");
+}

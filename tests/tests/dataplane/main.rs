@@ -1,0 +1,15 @@
+//! The agent's data plane in real kernels of a lab, judged by packets and by what `nft` prints. Needs root.
+
+mod answers;
+mod churn;
+mod flip;
+mod foreign;
+mod listing;
+mod masquerade;
+mod recorded;
+mod refusals;
+mod restart;
+mod scale;
+mod spread;
+mod transaction;
+mod world;
