@@ -245,29 +245,31 @@ impl TaskState {
         }
     }
 
-    /// The server moves a task under way to `phase`: [`Phase::Confirming`] from soaking, [`Phase::Reverting`] from any.
+    /// The server moves a task under way to `phase`: [`Phase::Confirming`] from soaking, [`Phase::Reverting`] from any phase
+    /// before that. A confirmed node can't be asked back: its old rules are being removed.
     ///
     /// # Errors
     /// Refused from every other state.
-    pub fn steer(&self, phase: Phase, now: Timestamp) -> Result<Self, ProgressRefused> {
-        match (self, phase) {
-            (
-                Self::UnderWay {
-                    attempt,
-                    phase: Phase::Soaking,
-                    deadline,
-                    ..
-                },
-                Phase::Confirming,
-            )
-            | (Self::UnderWay { attempt, deadline, .. }, Phase::Reverting) => Ok(Self::UnderWay {
-                attempt: *attempt,
+    pub fn steer(&self, to: Phase, now: Timestamp) -> Result<Self, ProgressRefused> {
+        let may = |from: Phase| match to {
+            Phase::Confirming => from == Phase::Soaking,
+            Phase::Reverting => from < Phase::Confirming,
+            _ => false,
+        };
+        match self {
+            Self::UnderWay {
+                attempt,
                 phase,
+                deadline,
+                ..
+            } if may(*phase) => Ok(Self::UnderWay {
+                attempt: *attempt,
+                phase: to,
                 since: now,
                 deadline: *deadline,
             }),
             _ => Err(ProgressRefused::Illegal {
-                said: format!("{phase:?}"),
+                said: format!("{to:?}"),
                 now: self.name(),
             }),
         }
@@ -483,13 +485,17 @@ mod tests {
     }
 
     #[test]
-    fn only_soaking_can_be_confirmed_and_anything_under_way_reverted() {
+    fn only_soaking_can_be_confirmed_and_what_is_not_confirmed_be_taken_back() {
         for state in every_state() {
+            let not_confirmed = Phase::ALL
+                .into_iter()
+                .filter(|phase| *phase < Phase::Confirming)
+                .map(under_way);
             let soaking = state == under_way(Phase::Soaking);
             assert_eq!(state.steer(Phase::Confirming, NOW).is_ok(), soaking, "{state:?}");
             assert_eq!(
                 state.steer(Phase::Reverting, NOW).is_ok(),
-                state.is_under_way(),
+                not_confirmed.into_iter().any(|phase| phase == state),
                 "{state:?}"
             );
             assert_eq!(

@@ -104,9 +104,7 @@ fn act_on_requests(next: &mut Snapshot, commands: &mut Vec<Command>, now: Timest
                 skip_what_is_pending(next, commands);
                 if underway == Underway::Revert {
                     for task in &mut next.tasks {
-                        if let Ok(reverting) = task.state.steer(Phase::Reverting, now)
-                            && task.state.name() != reverting.name()
-                        {
+                        if let Ok(reverting) = task.state.steer(Phase::Reverting, now) {
                             set_task(task, commands, reverting);
                         }
                     }

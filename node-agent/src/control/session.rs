@@ -133,10 +133,11 @@ impl Session {
         }
     }
 
-    /// Keeps the newest assignment: an answer that was overtaken by a newer one is passed over.
+    /// Keeps the assignment. Its generation may be lower than before: then the server was put back to an older state, and that
+    /// is what it wants now.
     fn hear(&self, heard: Assignment) {
         self.assignment.send_if_modified(|known| {
-            let is_news = known.as_ref().is_none_or(|known| known.generation < heard.generation);
+            let is_news = known.as_ref() != Some(&heard);
             if is_news {
                 tracing::info!(generation = heard.generation, work = ?heard.work, "assignment");
                 *known = Some(heard);
@@ -154,9 +155,9 @@ impl Session {
             if let Some(progress) = progress {
                 let credential = self.credential().await;
                 match self.client.progress(&credential, &progress).await {
-                    Ok(assignment) => {
+                    // Its answer is passed over: only `poll` hears assignments, one after another, so that none overtakes.
+                    Ok(_) => {
                         pause = Pause::default();
-                        self.hear(assignment);
                         self.told.send_replace(Some(progress));
                     }
                     Err(error) if error.is_passing() || error.code() == Some(ProblemCode::Unauthenticated) => {

@@ -18,6 +18,9 @@ use super::reconcile::Dataplane;
 /// How long after a refused commit it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How often the kernel is asked whether the table is still there and hooked in as it was left.
+const AUDIT: Duration = Duration::from_secs(10);
+
 /// What the data plane is doing, for reports and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -84,6 +87,7 @@ impl Actor {
             dataplane,
             desired: None,
             behind: false,
+            keep_active: false,
             publish,
         };
         std::thread::Builder::new()
@@ -111,7 +115,7 @@ impl Actor {
         self.ask(|reply| Request::Load(desired, reply)).await
     }
 
-    /// The same, and makes the table active.
+    /// The same, and makes the table active, and keeps it so from now on whatever others do to it.
     ///
     /// # Errors
     /// See [`RequestError`].
@@ -135,7 +139,7 @@ impl Actor {
         self.ask(Request::Compare).await
     }
 
-    /// Whether the table is there and hooked in, as last committed or read.
+    /// Whether the table is there and hooked in, asked of the kernel.
     ///
     /// # Errors
     /// See [`RequestError`].
@@ -158,6 +162,8 @@ struct Thread<K> {
     desired: Option<Arc<Desired>>,
     /// Whether the table may not hold what is desired.
     behind: bool,
+    /// Whether the node has nothing else: a table that is gone or asleep is made and woken again.
+    keep_active: bool,
     publish: watch::Sender<Status>,
 }
 
@@ -165,18 +171,14 @@ impl<K: Kernel> Thread<K> {
     fn run(mut self, inbox: &Receiver<Request>) {
         self.publish_state();
         loop {
-            let first = if self.behind {
-                match inbox.recv_timeout(RETRY) {
-                    Ok(request) => Some(request),
-                    Err(RecvTimeoutError::Timeout) => None,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                }
-            } else {
-                match inbox.recv() {
-                    Ok(request) => Some(request),
-                    Err(_) => return,
-                }
+            let first = match inbox.recv_timeout(if self.behind { RETRY } else { AUDIT }) {
+                Ok(request) => Some(request),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
             };
+            if first.is_none() {
+                self.audit();
+            }
             for request in first.into_iter().chain(inbox.try_iter()) {
                 self.handle(request);
             }
@@ -200,10 +202,12 @@ impl<K: Kernel> Thread<K> {
             }
             Request::LoadActive(desired, reply) => {
                 self.desired.get_or_insert(desired);
+                self.keep_active = true;
                 let done = self.load(false).and_then(|()| self.set_dormant(false));
                 self.answer(reply, done);
             }
             Request::SetDormant(dormant, reply) => {
+                self.keep_active &= !dormant;
                 let done = self.set_dormant(dormant);
                 self.answer(reply, done);
             }
@@ -224,10 +228,21 @@ impl<K: Kernel> Thread<K> {
         drop(reply.send(done));
     }
 
-    /// Brings an existing table up to date.
+    /// Looks whether the table is as it was left.
+    fn audit(&mut self) {
+        match self.dataplane.state() {
+            Ok(state) => self.behind |= self.keep_active && state != TableState::Active,
+            Err(error) => {
+                tracing::error!(%error, "the table could not be looked at");
+                self.failed(error);
+            }
+        }
+    }
+
+    /// Brings an existing table up to date, and makes it anew where the node has nothing else.
     fn follow(&mut self) {
-        let state = self.dataplane.state();
-        let done = match state {
+        let done = match self.dataplane.state() {
+            Ok(_) if self.keep_active => self.load(false).and_then(|()| self.set_dormant(false)),
             Ok(TableState::Absent) => Ok(()),
             Ok(_) => self.load(true),
             Err(error) => Err(self.failed(error)),

@@ -2,8 +2,10 @@
 
 use std::io;
 
+use nftfleet_domain::inventory::TableState;
+
 use super::desired::{Change, Programmed};
-use super::layout::Layout;
+use super::layout::{Chain, Layout};
 
 /// Why the kernel could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -37,17 +39,21 @@ pub struct Observed {
     pub dormant: bool,
     /// How its sets, chains and rules differ from what we would make, in words. Then no elements are read.
     pub differences: Vec<String>,
+    /// Chains that are ours but whose rules are not as we would make them.
+    pub stale_chains: Vec<String>,
     /// Its elements.
     pub programmed: Programmed,
 }
 
 /// What one commit does: all of it or nothing.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Transaction<'a> {
     /// Whether to delete the table first.
     pub replace: bool,
     /// The table to make, if there is none.
     pub make: Option<&'a Layout>,
+    /// Chains whose rules are to be written anew. A packet on its way through them finds the sets as they were.
+    pub rewrite: &'a [&'a Chain],
     /// Whether the table is to be dormant; none leaves it as it is.
     pub dormant: Option<bool>,
     /// The elements to change.
@@ -61,6 +67,12 @@ pub trait Kernel {
     /// # Errors
     /// See [`KernelError`].
     fn observe(&mut self, expected: &Layout) -> Result<Option<Observed>, KernelError>;
+
+    /// Whether our table is there and hooked in. Cheap at any size: nothing in the table is read.
+    ///
+    /// # Errors
+    /// See [`KernelError`].
+    fn state(&mut self) -> Result<TableState, KernelError>;
 
     /// All of the transaction or nothing.
     ///

@@ -4,7 +4,7 @@ use nftfleet_domain::inventory::TableState;
 
 use super::desired::{Desired, Programmed};
 use super::diff::diff;
-use super::kernel::{Kernel, KernelError, Observed, Transaction};
+use super::kernel::{Kernel, KernelError, Transaction};
 use super::layout::Layout;
 
 /// A change of class takes two commits; more than a few mean that the diff does not come to an end.
@@ -17,10 +17,12 @@ enum Known {
     Nothing,
     /// There is no table.
     Absent,
-    /// There is a table, and its sets, chains and rules are as we would make them.
+    /// There is a table, and its sets and chains are as we would make them.
     Table {
         /// Whether it hooks nothing.
         dormant: bool,
+        /// Chains whose rules are not.
+        stale_chains: Vec<String>,
         /// Its elements.
         programmed: Programmed,
     },
@@ -49,20 +51,28 @@ impl<K: Kernel> Dataplane<K> {
         }
     }
 
-    /// Whether the table is there and hooked in.
+    /// Whether the table is there and hooked in, asked of the kernel. If that is not what we knew, somebody else was at it, and
+    /// the whole table is read before it is next written.
     ///
     /// # Errors
     /// The kernel could not be read.
     pub fn state(&mut self) -> Result<TableState, KernelError> {
-        let dormant = match self.known()? {
-            Known::Nothing | Known::Absent => return Ok(TableState::Absent),
-            Known::Table { dormant, .. } | Known::Other { dormant } => *dormant,
-        };
-        Ok(if dormant {
-            TableState::Dormant
-        } else {
-            TableState::Active
-        })
+        let state = self.kernel.state()?;
+        if self.known_state().is_some_and(|known| known != state) {
+            tracing::warn!(?state, "the table in the kernel was changed by somebody else");
+            self.known = Known::Nothing;
+        }
+        Ok(state)
+    }
+
+    /// The same as last committed or read; none if that is not known.
+    fn known_state(&self) -> Option<TableState> {
+        match &self.known {
+            Known::Nothing => None,
+            Known::Absent => Some(TableState::Absent),
+            Known::Table { dormant: true, .. } | Known::Other { dormant: true } => Some(TableState::Dormant),
+            Known::Table { dormant: false, .. } | Known::Other { dormant: false } => Some(TableState::Active),
+        }
     }
 
     /// How many elements the kernel holds, as last committed or read.
@@ -77,19 +87,20 @@ impl<K: Kernel> Dataplane<K> {
         if matches!(self.known, Known::Nothing) {
             self.known = match self.kernel.observe(&self.layout)? {
                 None => Known::Absent,
-                Some(Observed {
-                    dormant,
-                    differences,
-                    programmed,
-                }) if differences.is_empty() => Known::Table { dormant, programmed },
-                Some(Observed {
-                    dormant, differences, ..
-                }) => {
+                Some(observed) if observed.differences.is_empty() => Known::Table {
+                    dormant: observed.dormant,
+                    stale_chains: observed.stale_chains,
+                    programmed: observed.programmed,
+                },
+                Some(observed) => {
+                    let differences = observed.differences;
                     tracing::warn!(
                         ?differences,
                         "the table in the kernel is of another make and will be replaced"
                     );
-                    Known::Other { dormant }
+                    Known::Other {
+                        dormant: observed.dormant,
+                    }
                 }
             };
         }
@@ -106,19 +117,30 @@ impl<K: Kernel> Dataplane<K> {
         let mut commits = 0;
         while commits < MOST_COMMITS {
             let empty = Programmed::default();
-            let (replace, make, state, programmed) = match &self.known {
-                Known::Table { dormant, programmed } => (false, None, *dormant, programmed),
-                Known::Other { dormant } => (true, Some(&self.layout), *dormant, &empty),
-                Known::Nothing | Known::Absent => (false, Some(&self.layout), dormant, &empty),
+            let (replace, make, dormant, stale, programmed) = match &self.known {
+                Known::Table {
+                    dormant,
+                    stale_chains,
+                    programmed,
+                } => (false, None, *dormant, stale_chains.as_slice(), programmed),
+                Known::Other { dormant } => (true, Some(&self.layout), *dormant, [].as_slice(), &empty),
+                Known::Nothing | Known::Absent => (false, Some(&self.layout), dormant, [].as_slice(), &empty),
             };
             let changes = diff(desired, programmed);
-            if changes.is_empty() && make.is_none() {
+            if changes.is_empty() && make.is_none() && stale.is_empty() {
                 return Ok(commits);
             }
+            let rewrite: Vec<_> = self
+                .layout
+                .chains
+                .iter()
+                .filter(|chain| stale.contains(&chain.name))
+                .collect();
             let transaction = Transaction {
                 replace,
                 make,
-                dormant: make.map(|_| state),
+                rewrite: &rewrite,
+                dormant: make.map(|_| dormant),
                 changes: &changes,
             };
             let mut programmed = programmed.clone();
@@ -128,7 +150,8 @@ impl<K: Kernel> Dataplane<K> {
             }
             programmed.apply(&changes);
             self.known = Known::Table {
-                dormant: state,
+                dormant,
+                stale_chains: Vec::new(),
                 programmed,
             };
             commits += 1;
@@ -136,34 +159,27 @@ impl<K: Kernel> Dataplane<K> {
         Ok(commits)
     }
 
-    /// Hooks the table in, or takes it off, in one transaction. Does nothing if it is so already.
+    /// Hooks the table in, or takes it off, in one transaction. Does nothing if it is so already. The table's content is not
+    /// read for this: the way back must not depend on it.
     ///
     /// # Errors
-    /// The kernel refused, or there is no table.
+    /// The kernel refused, or there is no table to make active.
     pub fn set_dormant(&mut self, wanted: bool) -> Result<(), KernelError> {
-        let is = match self.known()? {
-            Known::Table { dormant, .. } | Known::Other { dormant } => *dormant,
-            Known::Nothing | Known::Absent if wanted => return Ok(()),
-            Known::Nothing | Known::Absent => {
-                return Err(KernelError::NoTable);
-            }
-        };
-        if is == wanted {
-            return Ok(());
+        match (self.state()?, wanted) {
+            (TableState::Absent | TableState::Dormant, true) | (TableState::Active, false) => return Ok(()),
+            (TableState::Absent, false) => return Err(KernelError::NoTable),
+            (TableState::Dormant, false) | (TableState::Active, true) => {}
         }
         let transaction = Transaction {
-            replace: false,
-            make: None,
             dormant: Some(wanted),
-            changes: &[],
+            ..Transaction::default()
         };
         if let Err(error) = self.kernel.commit(&transaction) {
             self.known = Known::Nothing;
             return Err(error);
         }
-        match &mut self.known {
-            Known::Table { dormant, .. } | Known::Other { dormant } => *dormant = wanted,
-            Known::Nothing | Known::Absent => {}
+        if let Known::Table { dormant, .. } | Known::Other { dormant } = &mut self.known {
+            *dormant = wanted;
         }
         Ok(())
     }
@@ -178,11 +194,20 @@ impl<K: Kernel> Dataplane<K> {
         self.known()?;
         Ok(match &self.known {
             Known::Nothing | Known::Absent => vec!["there is no table".to_owned()],
-            Known::Other { .. } => vec!["the table's sets, chains or rules are not as they were made".to_owned()],
-            Known::Table { programmed, .. } => diff(desired, programmed)
-                .iter()
-                .map(|change| format!("{change:?}"))
-                .collect(),
+            Known::Other { .. } => vec!["the table's sets or chains are not as they were made".to_owned()],
+            Known::Table {
+                stale_chains,
+                programmed,
+                ..
+            } => {
+                let stale = stale_chains
+                    .iter()
+                    .map(|chain| format!("the rules of chain {chain} differ"));
+                let changes = diff(desired, programmed);
+                stale
+                    .chain(changes.iter().map(|change| format!("{change:?}")))
+                    .collect()
+            }
         })
     }
 }
@@ -193,6 +218,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::dataplane::kernel::Observed;
     use crate::dataplane::layout::LayoutSettings;
     use nftfleet_domain::service::{Endpoint, Protocol, Vip};
 
@@ -209,6 +235,14 @@ mod tests {
             Ok(self.table.clone())
         }
 
+        fn state(&mut self) -> Result<TableState, KernelError> {
+            Ok(match &self.table {
+                None => TableState::Absent,
+                Some(table) if table.dormant => TableState::Dormant,
+                Some(_) => TableState::Active,
+            })
+        }
+
         fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), KernelError> {
             if std::mem::take(&mut self.refuse) {
                 return Err(KernelError::Restless);
@@ -221,10 +255,14 @@ mod tests {
                 self.table = Some(Observed {
                     dormant,
                     differences: vec![],
+                    stale_chains: vec![],
                     programmed: Programmed::default(),
                 });
             }
             let table = self.table.as_mut().unwrap();
+            table
+                .stale_chains
+                .retain(|stale| !transaction.rewrite.iter().any(|chain| chain.name == *stale));
             table.programmed.apply(transaction.changes);
             table.dormant = transaction.dormant.unwrap_or(table.dormant);
             self.commits.push(transaction.changes.len());
@@ -292,10 +330,36 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_somebody_deleted_is_made_again() {
+        let mut dataplane = dataplane(Paper::default());
+        dataplane.load(&desired(3), true).unwrap();
+        dataplane.kernel.table = None;
+        assert_eq!(dataplane.state().unwrap(), TableState::Absent);
+        dataplane.load(&desired(3), false).unwrap();
+        assert_eq!(dataplane.state().unwrap(), TableState::Active);
+        assert_eq!(dataplane.compare(&desired(3)).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn rules_that_somebody_changed_are_written_anew_and_nothing_else() {
+        let mut dataplane = dataplane(Paper::default());
+        dataplane.load(&desired(3), false).unwrap();
+        dataplane.kernel.table.as_mut().unwrap().stale_chains = vec!["pick4".to_owned()];
+        assert_eq!(
+            dataplane.compare(&desired(3)).unwrap(),
+            ["the rules of chain pick4 differ"]
+        );
+        assert_eq!(dataplane.load(&desired(3), false).unwrap(), 1);
+        assert_eq!(dataplane.kernel.commits.last(), Some(&0));
+        assert_eq!(dataplane.compare(&desired(3)).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
     fn a_table_of_another_make_is_replaced_in_its_state() {
         let foreign = Observed {
             dormant: false,
             differences: vec!["set x".to_owned()],
+            stale_chains: vec![],
             programmed: Programmed::default(),
         };
         let mut dataplane = dataplane(Paper {

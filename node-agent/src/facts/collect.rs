@@ -8,7 +8,7 @@ use nftfleet_domain::inventory::{Fact, IptablesEvidence, KernelRelease, ProxyEvi
 
 use super::iptables::{Backend, evidence};
 use super::parse;
-use crate::dataplane::{KernelError, Netlink};
+use crate::dataplane::{Kernel as _, KernelError, Netlink};
 use crate::host::Host;
 
 /// Where the node's files are, which may be mounted elsewhere in a pod.
@@ -42,7 +42,7 @@ pub fn collect(host: &dyn Host, paths: &Paths, now: Timestamp) -> Report {
 /// What shows which Service proxy is at work.
 pub fn proxy_evidence(host: &dyn Host) -> ProxyEvidence {
     let (nftfleet_table, kube_proxy_tables) = match Netlink::open() {
-        Ok(mut netlink) => (told(netlink.table_state()), told(netlink.tables().map(kube_proxys))),
+        Ok(mut netlink) => (told(netlink.state()), told(netlink.tables().map(kube_proxys))),
         Err(error) => (Fact::Missing(error.to_string()), Fact::Missing(error.to_string())),
     };
     ProxyEvidence {

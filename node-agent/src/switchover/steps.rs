@@ -233,11 +233,18 @@ impl Tools {
         }
     }
 
-    /// Removes kube-proxy's rules from both backends, and proves once more that the Services answer. The table must be active
-    /// first: it may be gone after a reboot, and then it is made anew.
+    /// Removes kube-proxy's rules from both backends, and proves once more that the Services answer. Before that the kernel must
+    /// show the table active and whole: it may be gone after a reboot, and then it is made anew.
     async fn confirm(&self, job: Job, baseline: Vec<SocketAddr>) -> Position {
-        if let Err(error) = self.restore().await {
-            tracing::error!(error, "the table is not active; kube-proxy's rules stay until it is");
+        let ready = match self.restore().await {
+            Ok(()) => self.dataplane.compare().await.map_err(|error| error.to_string()),
+            Err(why) => Err(why),
+        };
+        if let Err(why) = ready {
+            tracing::error!(
+                why,
+                "the table is not as it must be; kube-proxy's rules stay until it is"
+            );
             tokio::time::sleep(SOAK_ROUND).await;
             return Position::Confirming { job, baseline };
         }

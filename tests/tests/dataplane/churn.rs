@@ -191,10 +191,8 @@ fn without_the_second_look_and_the_lazy_move_clients_are_refused() {
     while clients.none_refused() && started.elapsed() < Duration::from_secs(30) {
         for changes in steps.iter().cycle().take(200) {
             let transaction = Transaction {
-                replace: false,
-                make: None,
-                dormant: None,
                 changes,
+                ..Transaction::default()
             };
             kernel.commit(&transaction).unwrap();
             commits += 1;

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nftfleet_agent::dataplane::kernel::{Kernel, Observed, Transaction};
 use nftfleet_agent::dataplane::{KernelError, Layout, Netlink};
+use nftfleet_domain::inventory::TableState;
 
 /// One commit: whether it deleted the table, whether it made one, and how many elements it changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,10 @@ impl Recorded {
 impl Kernel for Recorded {
     fn observe(&mut self, expected: &Layout) -> Result<Option<Observed>, KernelError> {
         self.kernel.observe(expected)
+    }
+
+    fn state(&mut self) -> Result<TableState, KernelError> {
+        self.kernel.state()
     }
 
     fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), KernelError> {

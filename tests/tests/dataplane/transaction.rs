@@ -1,6 +1,7 @@
 //! Transactions that the kernel refuses: nothing of them is done, and the next one starts from what is there.
 
 use nftfleet_agent::dataplane::KernelError;
+use nftfleet_agent::dataplane::kernel::{Kernel as _, Transaction};
 use nftfleet_domain::inventory::TableState;
 use nix::errno::Errno;
 
@@ -80,8 +81,15 @@ fn a_flip_of_a_table_that_is_gone_is_refused_and_known() {
     dataplane.load(&world.four_services(&[0]), true).unwrap();
     world.nft_load("delete table inet nftfleet");
     let error = dataplane.set_dormant(false).unwrap_err();
-    assert_eq!(refusal(&error), Some(Errno::ENOENT), "{error}");
+    assert!(matches!(error, KernelError::NoTable), "{error}");
     assert_eq!(dataplane.state().unwrap(), TableState::Absent);
+    // The same where the table goes between the look and the flip.
+    let flip = Transaction {
+        dormant: Some(false),
+        ..Transaction::default()
+    };
+    let error = world.netlink().commit(&flip).unwrap_err();
+    assert_eq!(refusal(&error), Some(Errno::ENOENT), "{error}");
     assert!(
         !world.nft(&["list", "tables"]).contains("nftfleet"),
         "a flip makes no table"

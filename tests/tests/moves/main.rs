@@ -1,5 +1,6 @@
 //! Moves of whole nodes: shipped server, shipped agents, real kernel, real packets.
 
 mod crash;
+mod foreign;
 mod ledger;
 mod rollout;

@@ -10,7 +10,7 @@ use super::message::{
 use super::object;
 use crate::dataplane::desired::{Change, Element};
 use crate::dataplane::kernel::KernelError;
-use crate::dataplane::layout::{Layout, TABLE};
+use crate::dataplane::layout::{Chain, Layout, TABLE};
 
 /// A batch of messages under construction.
 pub struct Batch {
@@ -83,6 +83,33 @@ impl Batch {
         Ok(())
     }
 
+    /// Appends the rules of a chain anew: all that are there go.
+    pub fn rewrite(&mut self, chain: &Chain) -> Result<(), KernelError> {
+        let sequence = self.next(format!("the old rules of chain {}", chain.name));
+        let start = begin_message(
+            &mut self.bytes,
+            SUBSYSTEM << 8 | kind::DELETE_RULE,
+            0,
+            sequence,
+            INET,
+            0,
+        );
+        text_attribute(&mut self.bytes, 1, TABLE);
+        text_attribute(&mut self.bytes, 2, &chain.name);
+        end_message(&mut self.bytes, start);
+        self.rules(chain)
+    }
+
+    fn rules(&mut self, chain: &Chain) -> Result<(), KernelError> {
+        for (i, rule) in chain.rules.iter().enumerate() {
+            let what = format!("rule {i} of chain {}", chain.name);
+            self.step(what, |bytes, sequence| {
+                object::new_rule(bytes, sequence, &chain.name, rule)
+            })?;
+        }
+        Ok(())
+    }
+
     /// Appends the table with all its sets, chains and rules.
     pub fn make(&mut self, layout: &Layout, dormant: bool) -> Result<(), KernelError> {
         self.step("the table", |bytes, sequence| {
@@ -98,12 +125,7 @@ impl Batch {
             self.step(what, |bytes, sequence| object::new_chain(bytes, sequence, chain))?;
         }
         for chain in &layout.chains {
-            for (i, rule) in chain.rules.iter().enumerate() {
-                let what = format!("rule {i} of chain {}", chain.name);
-                self.step(what, |bytes, sequence| {
-                    object::new_rule(bytes, sequence, &chain.name, rule)
-                })?;
-            }
+            self.rules(chain)?;
         }
         Ok(())
     }

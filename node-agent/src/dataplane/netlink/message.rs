@@ -9,6 +9,7 @@ pub mod kind {
     pub const GET_CHAIN: u16 = 4;
     pub const NEW_RULE: u16 = 6;
     pub const GET_RULE: u16 = 7;
+    pub const DELETE_RULE: u16 = 8;
     pub const NEW_SET: u16 = 9;
     pub const GET_SET: u16 = 10;
     pub const NEW_ELEMENTS: u16 = 12;

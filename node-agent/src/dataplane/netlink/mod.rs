@@ -68,27 +68,6 @@ impl Netlink {
         Ok(tables)
     }
 
-    /// Whether our table is there, and hooked in.
-    ///
-    /// # Errors
-    /// The dump failed.
-    pub fn table_state(&mut self) -> Result<TableState, KernelError> {
-        let mut state = TableState::Absent;
-        let request = self.request(kind::GET_TABLE, INET, None);
-        let each = |message: message::Received<'_>| {
-            if find(message.body(), 1).map(text).as_deref() == Some(TABLE) {
-                let flags = find(message.body(), 2).and_then(number).unwrap_or(0);
-                state = if flags & 1 == 0 {
-                    TableState::Active
-                } else {
-                    TableState::Dormant
-                };
-            }
-        };
-        self.socket.dump(&request, each)?;
-        Ok(state)
-    }
-
     /// A dump request for objects of our table, if a set is named for its elements.
     fn request(&mut self, kind: u16, family: u8, set: Option<&str>) -> Vec<u8> {
         self.sequence = self.sequence.wrapping_add(1);
@@ -128,6 +107,23 @@ impl Kernel for Netlink {
         Err(KernelError::Restless)
     }
 
+    fn state(&mut self) -> Result<TableState, KernelError> {
+        let mut state = TableState::Absent;
+        let request = self.request(kind::GET_TABLE, INET, None);
+        let each = |message: message::Received<'_>| {
+            if find(message.body(), 1).map(text).as_deref() == Some(TABLE) {
+                let flags = find(message.body(), 2).and_then(number).unwrap_or(0);
+                state = if flags & 1 == 0 {
+                    TableState::Active
+                } else {
+                    TableState::Dormant
+                };
+            }
+        };
+        self.socket.dump(&request, each)?;
+        Ok(state)
+    }
+
     fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), KernelError> {
         let mut batch = Batch::begin(self.sequence.wrapping_add(1));
         if transaction.replace {
@@ -135,6 +131,9 @@ impl Kernel for Netlink {
         }
         if let Some(layout) = transaction.make {
             batch.make(layout, transaction.dormant.unwrap_or(false))?;
+        }
+        for chain in transaction.rewrite {
+            batch.rewrite(chain)?;
         }
         batch.changes(transaction.changes);
         if transaction.make.is_none()

@@ -418,8 +418,8 @@ pub fn rule_text(rule: &Rule) -> Result<Vec<String>, KernelError> {
     Ok(text_of(&rule_object("", rule)?))
 }
 
-/// The chain and the instructions of a rule that the kernel dumped; none if the message is not one.
-pub fn dumped_rule(whole: &[u8]) -> Option<(String, Vec<String>)> {
+/// The instructions of a rule that the kernel dumped; none if they can't be read.
+pub fn dumped_rule(whole: &[u8]) -> Option<Vec<String>> {
     let mut aligned = vec![0u64; whole.len().div_ceil(8)];
     for (word, bytes) in aligned.iter_mut().zip(whole.chunks(8)) {
         let mut filled = [0; 8];
@@ -427,18 +427,13 @@ pub fn dumped_rule(whole: &[u8]) -> Option<(String, Vec<String>)> {
         *word = u64::from_ne_bytes(filled);
     }
     // SAFETY: the message is whole and aligned; the library reads no further than the length in its header, which
-    // `message::received` has checked against the bytes at hand; the chain's name lives as long as the rule.
+    // `message::received` has checked against the bytes at hand.
     unsafe {
         let rule = Owned::new(sys::nftnl_rule_alloc(), sys::nftnl_rule_free, "a rule").ok()?;
         if sys::nftnl_rule_nlmsg_parse(aligned.as_ptr().cast(), rule.get()) < 0 {
             return None;
         }
-        let chain = sys::nftnl_rule_get_str(rule.get(), sys::NFTNL_RULE_CHAIN as u16);
-        if chain.is_null() {
-            return None;
-        }
-        let chain = CStr::from_ptr(chain).to_string_lossy().into_owned();
-        Some((chain, text_of(&rule)))
+        Some(text_of(&rule))
     }
 }
 

@@ -9,7 +9,7 @@ use super::element::{self, Kind};
 use super::message::{self, INET, attributes, find, kind, number, text};
 use super::{Netlink, object, userdata};
 use crate::dataplane::desired::Programmed;
-use crate::dataplane::kernel::{KernelError, Observed};
+use crate::dataplane::kernel::{Kernel as _, KernelError, Observed};
 use crate::dataplane::layout::{CLASSES, Hook, Layout, Set, TABLE, names};
 
 /// `NF_ACCEPT`, the policy of our base chains.
@@ -18,13 +18,13 @@ const ACCEPT: u32 = 1;
 impl Netlink {
     /// Reads the whole table, and compares its sets, chains and rules with what is expected.
     pub(super) fn observe_once(&mut self, expected: &Layout) -> Result<Option<Observed>, KernelError> {
-        let state = self.table_state()?;
+        let state = self.state()?;
         if state == TableState::Absent {
             return Ok(None);
         }
         let mut differences = self.set_differences(expected)?;
         differences.extend(self.chain_differences(expected)?);
-        differences.extend(self.rule_differences(expected)?);
+        let stale_chains = self.stale_chains(expected)?;
         let mut programmed = Programmed::default();
         if differences.is_empty() {
             for (name, kind, family) in kinds() {
@@ -38,6 +38,7 @@ impl Netlink {
         Ok(Some(Observed {
             dormant: state == TableState::Dormant,
             differences,
+            stale_chains,
             programmed,
         }))
     }
@@ -96,25 +97,25 @@ impl Netlink {
         Ok(differences("chain", &wanted, &found))
     }
 
-    fn rule_differences(&mut self, expected: &Layout) -> Result<Vec<String>, KernelError> {
+    /// The chains of ours whose rules differ. A rule that can't be read is one that we did not write.
+    fn stale_chains(&mut self, expected: &Layout) -> Result<Vec<String>, KernelError> {
         let mut found = BTreeMap::<String, Vec<Vec<String>>>::new();
         let request = self.request(kind::GET_RULE, INET, None);
-        let mut unread = 0;
-        let each = |message: message::Received<'_>| match object::dumped_rule(message.whole) {
-            Some((chain, instructions)) => found.entry(chain).or_default().push(instructions),
-            None => unread += 1,
+        let each = |message: message::Received<'_>| {
+            if let Some(chain) = find(message.body(), 2) {
+                let instructions = object::dumped_rule(message.whole).unwrap_or_default();
+                found.entry(text(chain)).or_default().push(instructions);
+            }
         };
         self.socket.dump(&request, each)?;
-        let mut wanted = BTreeMap::new();
-        for chain in expected.chains.iter().filter(|chain| !chain.rules.is_empty()) {
-            let texts: Result<Vec<_>, _> = chain.rules.iter().map(object::rule_text).collect();
-            wanted.insert(chain.name.clone(), texts?);
+        let mut stale = Vec::new();
+        for chain in &expected.chains {
+            let wanted: Result<Vec<_>, _> = chain.rules.iter().map(object::rule_text).collect();
+            if wanted? != found.remove(&chain.name).unwrap_or_default() {
+                stale.push(chain.name.clone());
+            }
         }
-        let mut differences = differences("rules of chain", &wanted, &found);
-        if unread > 0 {
-            differences.push(format!("{unread} rules can't be read"));
-        }
-        Ok(differences)
+        Ok(stale)
     }
 
     /// Reads a set's elements; gives the number of those that we never write.
