@@ -86,6 +86,9 @@ CREATE UNIQUE INDEX node_tasks_one_under_way_per_node ON node_tasks (node_id) WH
 -- Rollouts that have ended are still ticked until the last of their nodes under way has ended too.
 CREATE INDEX node_tasks_under_way_idx ON node_tasks (rollout_id) WHERE under_way;
 
+-- What happened to a node before, in whatever rollout.
+CREATE INDEX node_tasks_node_id_idx ON node_tasks (node_id);
+
 -- Every state that a task has been in, in order.
 CREATE TABLE task_events (
     event_id bigint GENERATED ALWAYS AS IDENTITY,

@@ -5,6 +5,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -19,6 +21,12 @@ pub enum DiskError {
         /// Why.
         source: io::Error,
     },
+    /// Another process holds the lock.
+    #[error("{path} is locked: another agent runs on this state folder")]
+    Taken {
+        /// The file.
+        path: String,
+    },
     /// The file is not what was written.
     #[error("{path} is damaged: {source}")]
     Damaged {
@@ -27,6 +35,32 @@ pub enum DiskError {
         /// Why.
         source: serde_json::Error,
     },
+}
+
+/// Takes a lock for as long as the answer lives, or until the process ends, however it does.
+///
+/// # Errors
+/// Another process has it, or the file system refused.
+pub fn lock(path: &Path) -> Result<Flock<File>, DiskError> {
+    let refused = |source| DiskError::Io {
+        path: path.display().to_string(),
+        source,
+    };
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(refused)?;
+    }
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(refused)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => DiskError::Taken {
+            path: path.display().to_string(),
+        },
+        errno => refused(errno.into()),
+    })
 }
 
 /// Reads a file as JSON; none if there is none.

@@ -3,6 +3,14 @@
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long a command may take. The slowest, a listing of every iptables rule of a large node, takes seconds.
+const RUN_WITHIN: Duration = Duration::from_mins(1);
 
 /// A command that was run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +40,7 @@ pub trait Host: Send + Sync {
     /// Runs a command to its end, with `input` on its standard input.
     ///
     /// # Errors
-    /// It can't be started or spoken to; a failing status is no error here.
+    /// It can't be started or spoken to, or does not end in time; a failing status is no error here.
     fn run(&self, program: &str, arguments: &[&str], input: &str) -> io::Result<Ran>;
 }
 
@@ -63,6 +71,8 @@ impl Host for ThisHost {
             .spawn()?;
         let stdin = child.stdin.take();
         // Written from a thread of its own: a command that prints much before it has read all would block both of us.
+        let (ended, end) = mpsc::channel::<()>();
+        let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         let output = std::thread::scope(|scope| {
             scope.spawn(move || {
                 if let Some(mut stdin) = stdin {
@@ -70,7 +80,23 @@ impl Host for ThisHost {
                     let _ = stdin.write_all(input.as_bytes());
                 }
             });
-            child.wait_with_output()
+            let guard = scope.spawn(move || {
+                let is_late = end.recv_timeout(RUN_WITHIN) == Err(mpsc::RecvTimeoutError::Timeout);
+                if is_late {
+                    // It has not been waited for yet, so the number is still its own.
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
+                is_late
+            });
+            let output = child.wait_with_output();
+            drop(ended);
+            if guard.join().unwrap_or(false) {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("{program} did not end in time"),
+                ));
+            }
+            output
         })?;
         Ok(Ran {
             succeeded: output.status.success(),

@@ -11,6 +11,7 @@ use nftfleet_agent::config::Config;
 use nftfleet_agent::control::Client;
 use nftfleet_agent::control::session::{Identity, Session};
 use nftfleet_agent::dataplane::{Actor, Dataplane, Layout, Netlink};
+use nftfleet_agent::disk;
 use nftfleet_agent::facts::Paths;
 use nftfleet_agent::host::ThisHost;
 use nftfleet_agent::kube::{Index, watch as kube_watch};
@@ -60,30 +61,29 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
         .install_default()
         .map_err(|_| "another TLS provider is installed already")?;
     let layout = config.layout()?;
-    let token = match &config.enrolment_token_file {
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| format!("the enrolment token can't be read from {}: {error}", path.display()))?;
-            Some(text.trim().to_owned())
-        }
-        None => None,
-    };
-    // A damaged ledger ends the start before anything is touched; the table in the kernel stays as it is.
+    // Two agents on one node would pull its table to and fro.
+    let _only_one = disk::lock(&config.state_dir.join("lock"))?;
+    // A damaged ledger ends the start before anything is touched; the table in the kernel stays as it is. So does a kernel
+    // that can't be spoken to. Nothing else may: a node under way must go on, or go back.
     let ledger = config.state_dir.join("ledger.json");
     let position = read_ledger(&ledger)?;
+    let dataplane = Actor::start(Dataplane::new(Netlink::open()?, Layout::new(&layout)))?;
 
     let clock: Arc<dyn Clock> = Arc::new(WallClock);
     let telemetry = Arc::new(Telemetry::default());
-    let dataplane = Actor::start(Dataplane::new(Netlink::open()?, Layout::new(&layout)))?;
     let (publish, views) = watch::channel(None);
-    let client = kube_watch::client(config.kubeconfig.as_deref()).await?;
     let index = Index::new(config.node.clone());
-    let watching = tokio::spawn(kube_watch::run(client, index, publish, Arc::clone(&telemetry)));
+    let watching = tokio::spawn(kube_watch::run(
+        config.kubeconfig,
+        index,
+        publish,
+        Arc::clone(&telemetry),
+    ));
     let following = tokio::spawn(follow(views.clone(), dataplane.clone()));
 
     let identity = Identity {
         node: config.node,
-        token,
+        token_file: config.enrolment_token_file,
         credential_file: config.state_dir.join("credential.json"),
     };
     let session = Arc::new(Session::new(Client::new(config.server)?, identity));
@@ -104,12 +104,7 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
         ledger,
         rehearsal: config.rehearse_crash,
     };
-    let metrics = async {
-        match config.metrics_listen {
-            Some(listen) => telemetry::serve(listen, Arc::clone(&telemetry), dataplane).await,
-            None => std::future::pending().await,
-        }
-    };
+    let metrics = telemetry::serve(config.metrics_listen, Arc::clone(&telemetry), dataplane.clone());
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     // None of these ends by itself. Whichever does, the process ends with it and is started anew; the kernel goes on.
     tokio::select! {
@@ -118,8 +113,9 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
         () = session.tell() => Err("the progress ended".into()),
         () = session.report(host, paths, clock) => Err("the reports ended".into()),
         _ = watching => Err("the watch of the Kubernetes API ended".into()),
-        _ = following => Err("the data plane's thread ended".into()),
-        failed = metrics => Err(format!("the metrics can't be shown: {failed:?}").into()),
+        _ = following => Err("handing on the Services ended".into()),
+        () = dataplane.ended() => Err("the data plane's thread ended".into()),
+        () = metrics => Err("the metrics ended".into()),
         _ = terminate.recv() => Ok(()),
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
     }
@@ -129,8 +125,10 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
 async fn follow(mut views: watch::Receiver<Option<nftfleet_agent::kube::View>>, dataplane: Actor) {
     while views.changed().await.is_ok() {
         let desired = views.borrow_and_update().as_ref().map(|view| Arc::clone(&view.desired));
-        if let Some(desired) = desired {
-            dataplane.services(desired);
+        if let Some(desired) = desired
+            && dataplane.services(desired).is_err()
+        {
+            return;
         }
     }
 }

@@ -13,7 +13,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use tokio::net::TcpListener;
+
 use crate::dataplane::Actor;
+use crate::pause::Pause;
 
 /// The metrics.
 #[derive(Debug)]
@@ -86,12 +89,23 @@ impl Telemetry {
     }
 }
 
-/// Shows `/metrics` and `/healthz` until the process ends.
-///
-/// # Errors
-/// The address can't be listened on.
-pub async fn serve(listen: SocketAddr, telemetry: Arc<Telemetry>, actor: Actor) -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::bind(listen).await?;
+/// Shows `/metrics` and `/healthz` until the process ends, if an address is given. One that is taken is tried again.
+pub async fn serve(listen: Option<SocketAddr>, telemetry: Arc<Telemetry>, actor: Actor) {
+    let Some(listen) = listen else {
+        return std::future::pending().await;
+    };
+    let mut pause = Pause::default();
+    loop {
+        let error = match TcpListener::bind(listen).await {
+            Ok(listener) => serve_on(listener, Arc::clone(&telemetry), actor.clone()).await.err(),
+            Err(error) => Some(error),
+        };
+        tracing::warn!(?error, %listen, "the metrics can't be shown; trying again");
+        pause.wait().await;
+    }
+}
+
+async fn serve_on(listener: TcpListener, telemetry: Arc<Telemetry>, actor: Actor) -> std::io::Result<()> {
     let metrics = |State((telemetry, actor)): State<(Arc<Telemetry>, Actor)>| async move { telemetry.text(&actor) };
     let router = Router::new()
         .route("/metrics", get(metrics))

@@ -29,6 +29,10 @@ impl Default for Policy {
 pub struct Reported {
     /// The report.
     pub report: Report,
+    /// When it was stored, by the server's clock.
+    pub reported_at: Timestamp,
+    /// When work on the node last ended that may have changed its proxy, if there was any.
+    pub moved_at: Option<Timestamp>,
     /// When the node last spoke to the server, with a report or without.
     pub last_seen_at: Timestamp,
 }
@@ -90,6 +94,7 @@ pub fn assess(reported: Option<&Reported>, policy: &Policy, now: Timestamp) -> V
     let report = &reported.report;
     let findings = [
         check::silence::check(reported.last_seen_at, policy, now),
+        check::outdated::check(reported),
         check::kernel::check(report),
         check::nft::check(report),
         check::proxy_mode::check(report),
@@ -140,11 +145,28 @@ mod tests {
         }
     }
 
-    fn judge(report: Report) -> Verdict {
-        let reported = Reported {
+    fn fresh(report: Report) -> Reported {
+        Reported {
             report,
+            reported_at: Timestamp::UNIX_EPOCH,
+            moved_at: None,
             last_seen_at: Timestamp::UNIX_EPOCH,
-        };
+        }
+    }
+
+    #[test]
+    fn a_report_from_before_the_nodes_last_move_tells_nothing() {
+        let mut reported = fresh(debian_12());
+        reported.moved_at = Some(Timestamp::UNIX_EPOCH);
+        let verdict = assess(Some(&reported), &Policy::default(), Timestamp::UNIX_EPOCH);
+        assert_eq!(codes(&verdict), ["report-outdated"]);
+        reported.reported_at += SignedDuration::from_millis(1);
+        let verdict = assess(Some(&reported), &Policy::default(), Timestamp::UNIX_EPOCH);
+        assert_eq!(verdict, Verdict::Ready);
+    }
+
+    fn judge(report: Report) -> Verdict {
+        let reported = fresh(report);
         assess(Some(&reported), &Policy::default(), Timestamp::UNIX_EPOCH)
     }
 
@@ -166,10 +188,7 @@ mod tests {
             codes(&assess(None, &Policy::default(), Timestamp::UNIX_EPOCH)),
             ["never-reported"]
         );
-        let reported = Reported {
-            report: debian_12(),
-            last_seen_at: Timestamp::UNIX_EPOCH,
-        };
+        let reported = fresh(debian_12());
         let later = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(121);
         assert_eq!(codes(&assess(Some(&reported), &Policy::default(), later)), ["silent"]);
     }

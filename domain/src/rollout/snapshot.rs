@@ -59,7 +59,8 @@ impl RolloutState {
             Request::Start => self == Self::Draft,
             Request::Pause => self == Self::Running,
             Request::Resume => self == Self::Paused,
-            Request::Abort(_) => matches!(self, Self::Draft | Self::Running | Self::Paused),
+            // A second abort may be stricter than the first: `revert` after `finish`.
+            Request::Abort(_) => matches!(self, Self::Draft | Self::Running | Self::Paused | Self::Aborting),
         }
     }
 }

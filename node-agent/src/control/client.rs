@@ -37,13 +37,14 @@ impl ClientError {
         }
     }
 
-    /// Whether the same request may succeed later without anything being put right here.
-    pub fn is_passing(&self) -> bool {
-        match self {
-            Self::Unreachable(_) => true,
-            Self::Refused(problem) => problem.status >= 500,
-            Self::Malformed { status } => *status >= 500,
-        }
+    /// Whether the server has refused for good to hear this progress. Everything else may be the word of something between
+    /// us and the server, and is tried again.
+    pub fn is_final(&self) -> bool {
+        use ProblemCode::{IllegalProgress, InvalidBody, StaleAttempt, TaskNotFound};
+        matches!(
+            self.code(),
+            Some(TaskNotFound | StaleAttempt | IllegalProgress | InvalidBody)
+        )
     }
 }
 

@@ -27,8 +27,8 @@ const LONG_POLL: Duration = Duration::from_secs(25);
 pub struct Identity {
     /// The node's name.
     pub node: NodeName,
-    /// The enrolment token, needed until the agent has a credential.
-    pub token: Option<String>,
+    /// File with the enrolment token, read only when a credential is needed: it may be gone afterwards.
+    pub token_file: Option<PathBuf>,
     /// Where the credential is kept.
     pub credential_file: PathBuf,
 }
@@ -86,21 +86,32 @@ impl Session {
     }
 
     async fn enrol(&self) -> Result<String, EnrolError> {
-        let token = self.identity.token.clone().ok_or(EnrolError::NoToken)?;
+        let file = self.identity.token_file.as_ref().ok_or(EnrolError::NoToken)?;
+        let text = tokio::fs::read_to_string(file).await;
+        let token = text
+            .map_err(|source| EnrolError::Token {
+                file: file.clone(),
+                source,
+            })?
+            .trim()
+            .to_owned();
         let enrolment = Enrolment {
             token,
             node: self.identity.node.to_string(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let enrolled = self.client.enrol(&enrolment).await?;
-        disk::write(&self.identity.credential_file, &enrolled)?;
+        let (file, kept) = (self.identity.credential_file.clone(), enrolled.clone());
+        tokio::task::spawn_blocking(move || disk::write(&file, &kept))
+            .await
+            .map_err(EnrolError::Panicked)??;
         tracing::info!(cluster = enrolled.cluster, node = %self.identity.node, "enrolled");
         Ok(enrolled.credential)
     }
 
     /// A credential that the server does not know any more is thrown away, if a token is there to get a new one.
     async fn refused(&self, error: &ClientError, used: &str) {
-        if error.code() == Some(ProblemCode::Unauthenticated) && self.identity.token.is_some() {
+        if error.code() == Some(ProblemCode::Unauthenticated) && self.identity.token_file.is_some() {
             let mut slot = self.credential.write().await;
             if slot.as_deref() == Some(used) {
                 *slot = None;
@@ -160,7 +171,7 @@ impl Session {
                         pause = Pause::default();
                         self.told.send_replace(Some(progress));
                     }
-                    Err(error) if error.is_passing() || error.code() == Some(ProblemCode::Unauthenticated) => {
+                    Err(error) if !error.is_final() => {
                         tracing::warn!(%error, "progress could not be told; trying again");
                         self.refused(&error, &credential).await;
                         // A newer word is told at once; the old one would be stale by then.
@@ -223,6 +234,10 @@ impl Session {
 enum EnrolError {
     #[error("there is no credential yet, and no enrolment token is given")]
     NoToken,
+    #[error("the enrolment token can't be read from {}: {source}", .file.display())]
+    Token { file: PathBuf, source: std::io::Error },
+    #[error("keeping the credential panicked: {0}")]
+    Panicked(#[source] tokio::task::JoinError),
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("the credential can't be kept: {0}")]

@@ -102,9 +102,18 @@ impl Actor {
     }
 
     /// Tells all Services anew. If there is a table, it follows; if there is none, none is made.
-    pub fn services(&self, desired: Arc<Desired>) {
-        // A thread that has ended took the process's only reason to live with it: `main` watches for that.
-        let _ = self.requests.send(Request::Services(desired));
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub fn services(&self, desired: Arc<Desired>) -> Result<(), RequestError> {
+        let sent = self.requests.send(Request::Services(desired));
+        sent.map_err(|_| RequestError::Gone)
+    }
+
+    /// Waits until the thread ends, which it never does by itself.
+    pub async fn ended(&self) {
+        let mut status = self.status.clone();
+        while status.changed().await.is_ok() {}
     }
 
     /// Makes the table hold all Services, dormant if there was none: those given, or newer ones if they were told already.

@@ -153,19 +153,46 @@ pub fn evidence(saved: &[String]) -> IptablesEvidence {
     evidence
 }
 
-/// Whether forwarded packets pass only through holes that kube-proxy made: the policy of `FORWARD` is not ACCEPT, and
-/// KUBE-FORWARD stands in it. Without kube-proxy's rules, Services would be cut off (Docker and some firewalls set that
-/// policy; kubernetes/kubernetes#39823).
+/// Whether forwarded packets may pass only through the hole that kube-proxy made: KUBE-FORWARD stands in `FORWARD`, whose
+/// policy is not ACCEPT, or which drops or rejects, itself or in a chain of others that it leads to. Without kube-proxy's
+/// rules, Services could be cut off (Docker sets such a policy, kubernetes/kubernetes#39823; the stock firewall of RHEL ends
+/// in a REJECT).
 pub fn forwards_by_kube_proxys_leave(saved: &str) -> bool {
     tables(saved)
         .iter()
         .filter(|table| table.name == "filter")
         .any(|table| {
-            let closed =
+            let has_hole = table
+                .rules
+                .iter()
+                .any(|rule| rule.chain == "FORWARD" && rule.target == Some("KUBE-FORWARD"));
+            let is_closed =
                 |chain: &SavedChain<'_>| chain.name == "FORWARD" && chain.policy.is_some_and(|p| p != "ACCEPT");
-            let let_through = |rule: &SavedRule<'_>| rule.chain == "FORWARD" && rule.target == Some("KUBE-FORWARD");
-            table.chains.iter().any(closed) && table.rules.iter().any(let_through)
+            has_hole && (table.chains.iter().any(is_closed) || refuses(table, "FORWARD"))
         })
+}
+
+/// Whether a chain, or one of others that it leads to, drops or rejects anything.
+fn refuses(table: &SavedTable<'_>, from: &str) -> bool {
+    let mut seen = vec![from];
+    let mut next = 0;
+    while let Some(chain) = seen.get(next).copied() {
+        next += 1;
+        for target in table
+            .rules
+            .iter()
+            .filter(|rule| rule.chain == chain)
+            .filter_map(|rule| rule.target)
+        {
+            if ["DROP", "REJECT"].contains(&target) {
+                return true;
+            }
+            if !is_kube_proxys(target) && !seen.contains(&target) {
+                seen.push(target);
+            }
+        }
+    }
+    false
 }
 
 #[cfg(test)]

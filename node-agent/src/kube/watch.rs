@@ -1,7 +1,7 @@
 //! Lists and watches Services and EndpointSlices, and tells what they mean.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -73,14 +73,22 @@ enum Seen {
     Slice(Event<DynamicObject>),
 }
 
-/// Watches until the process ends, and publishes a view whenever it changes. Errors are logged and tried again: the last
-/// view stays.
+/// Watches until the process ends, and publishes a view whenever it changes. Errors are logged and tried again, a kubeconfig
+/// that can't be read among them: the last view stays.
 pub async fn run(
-    client: kube::Client,
+    kubeconfig: Option<PathBuf>,
     mut index: Index,
     views: watch::Sender<Option<View>>,
     telemetry: Arc<Telemetry>,
 ) {
+    let mut pause = Pause::default();
+    let client = loop {
+        match client(kubeconfig.as_deref()).await {
+            Ok(client) => break client,
+            Err(error) => tracing::error!(%error, "the Kubernetes API can't be watched; trying again"),
+        }
+        pause.wait().await;
+    };
     let services = watched(&client, &GroupVersionKind::gvk("", "v1", "Service"), "services");
     let slices = watched(
         &client,
@@ -187,22 +195,28 @@ impl<T> Listing<T> {
     ) {
         let kind = self.kind;
         let understood = |object: &DynamicObject| {
-            read(object).unwrap_or_else(|error| {
-                let name = object::name_of(object);
-                tracing::warn!(kind, object = %name, %error, "an object makes no sense and is skipped");
-                telemetry.skipped(kind);
-                None
-            })
+            read(object)
+                .inspect_err(|error| {
+                    let name = object::name_of(object);
+                    tracing::warn!(kind, object = %name, %error, "an object makes no sense and is skipped");
+                    telemetry.skipped(kind);
+                })
+                .ok()
         };
         match event {
             Event::Init => self.listed.clear(),
             Event::InitApply(object) => {
-                if let Some(known) = understood(&object) {
+                if let Some(Some(known)) = understood(&object) {
                     self.listed.insert(object::name_of(&object), known);
                 }
             }
             Event::InitDone => tell(Change::All(std::mem::take(&mut self.listed))),
-            Event::Apply(object) => tell(Change::One(object::name_of(&object), understood(&object))),
+            Event::Apply(object) => {
+                // What was understood before stays: a bad update must not take a Service away.
+                if let Some(known) = understood(&object) {
+                    tell(Change::One(object::name_of(&object), known));
+                }
+            }
             Event::Delete(object) => tell(Change::One(object::name_of(&object), None)),
         }
     }

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use crate::facts::iptables::{SavedTable, is_kube_proxys, tables};
+use crate::facts::iptables::{SavedRule, SavedTable, is_kube_proxys, tables};
 
 /// The script that removes what is kube-proxy's, none if there is nothing to remove.
 pub fn script(saved: &str) -> Option<String> {
@@ -39,13 +39,25 @@ pub fn script(saved: &str) -> Option<String> {
     (!script.is_empty()).then_some(script)
 }
 
+/// Where kube-proxy hooks its chains into the kernel's own. Any other jump from there is somebody else's rule.
+fn is_kube_proxys_own(rule: &SavedRule<'_>) -> bool {
+    const ENTRIES: [&str; 6] = [
+        "KUBE-SERVICES",
+        "KUBE-EXTERNAL-SERVICES",
+        "KUBE-NODEPORTS",
+        "KUBE-FORWARD",
+        "KUBE-POSTROUTING",
+        "KUBE-PROXY-FIREWALL",
+    ];
+    is_kube_proxys(rule.chain) || rule.target.is_some_and(|target| ENTRIES.contains(&target))
+}
+
 /// Chains of kube-proxy's that must stay because something foreign needs them.
 fn kept_for_others<'a>(table: &SavedTable<'a>) -> BTreeSet<&'a str> {
-    let builtin = |name: &str| table.chains.iter().any(|c| c.name == name && c.policy.is_some());
     let mut kept: BTreeSet<&str> = table
         .rules
         .iter()
-        .filter(|rule| !is_kube_proxys(rule.chain) && !builtin(rule.chain))
+        .filter(|rule| !is_kube_proxys_own(rule))
         .filter_map(|rule| rule.target)
         .filter(|target| is_kube_proxys(target))
         .collect();
@@ -131,6 +143,17 @@ COMMIT
         for stays in ["KUBE-MARK-MASQ", "KUBE-POSTROUTING"] {
             assert!(!script.contains(stays), "{script}");
         }
+        assert!(script.contains("-X KUBE-SERVICES"));
+    }
+
+    #[test]
+    fn an_operators_own_jump_stays_with_what_it_needs() {
+        let own = "-A PREROUTING -s 192.0.2.0/24 -j KUBE-MARK-MASQ\n-A PREROUTING -m addrtype";
+        let script = script(&NODE.replace("-A PREROUTING -m addrtype", own)).unwrap();
+        assert!(
+            !script.contains("192.0.2.0") && !script.contains("KUBE-MARK-MASQ"),
+            "{script}"
+        );
         assert!(script.contains("-X KUBE-SERVICES"));
     }
 

@@ -1,7 +1,7 @@
 //! What comes next. Pure: the same position, assignment and time give the same answer.
 
 use jiff::Timestamp;
-use nftfleet_web_api_spec::types::{Assignment, Wanted, Work};
+use nftfleet_web_api_spec::types::{Assignment, ProgressKind, ProgressReport, Wanted, Work};
 
 use super::position::{Armed, End, Job, Position};
 
@@ -10,6 +10,8 @@ use super::position::{Armed, End, Job, Position};
 pub enum Next {
     /// Nothing, until something changes.
     Wait,
+    /// The server is told this of work that is not, or no longer, under way here; then as with `Wait`.
+    Tell(ProgressReport),
     /// The position changes, without any effect on the node.
     Enter(Position),
     /// The position's step is done, and says what comes after.
@@ -17,19 +19,25 @@ pub enum Next {
 }
 
 /// Decides what comes next. `assignment` is none until the server was reached for the first time since the start: until
-/// then the ledger alone speaks, and a move goes on towards its dead-man's switch.
-pub fn decide(position: &Position, assignment: Option<&Assignment>, now: Timestamp) -> Next {
+/// then nothing new is flipped, and what is flipped goes on towards its dead-man's switch. `is_proven` says whether the last
+/// thing that this process did was a round of the soak's probe that passed: without one, no old rule is removed.
+pub fn decide(position: &Position, assignment: Option<&Assignment>, is_proven: bool, now: Timestamp) -> Next {
     let work = assignment.and_then(|a| a.work.as_ref());
     match position {
         Position::Idle | Position::Moved { told: true, .. } | Position::Ended { told: true, .. } => {
-            match work.filter(|work| position.job().is_none_or(|job| !job.is(work))) {
-                Some(work) => begin(position, work),
-                None => Next::Wait,
+            match (work, position.job()) {
+                (None, _) => Next::Wait,
+                (Some(work), Some(job)) if job.is(work) => again(position, work),
+                (Some(work), _) => begin(position, work),
             }
         }
         // Until the server has heard the end, nothing else begins.
         Position::Moved { told: false, .. } | Position::Ended { told: false, .. } => Next::Wait,
         Position::Preflight { job } | Position::Loading { job, .. } => {
+            // What was begun long ago may not be wanted any more: the server is asked first.
+            if assignment.is_none() {
+                return Next::Wait;
+            }
             withdrawn(job, assignment).map_or(Next::Step, |why| revert(job, why))
         }
         Position::Flipping { job, armed } | Position::Verifying { job, armed } => {
@@ -40,7 +48,7 @@ pub fn decide(position: &Position, assignment: Option<&Assignment>, now: Timesta
                 return revert(job, why);
             }
             match work.map(|work| work.wanted) {
-                Some(Wanted::Confirm) => Next::Enter(Position::Confirming {
+                Some(Wanted::Confirm) if is_proven => Next::Enter(Position::Confirming {
                     job: job.clone(),
                     baseline: armed.baseline.clone(),
                 }),
@@ -55,13 +63,20 @@ fn revert(job: &Job, why: String) -> Next {
     Next::Enter(Position::Reverting { job: job.clone(), why })
 }
 
-/// What to do with work that is new to us. A node that is moved stays so: its report tells the server.
+/// What to do with work that is new to us.
 fn begin(position: &Position, work: &Work) -> Next {
-    if position.is_moved() {
-        return Next::Wait;
-    }
     let job = Job::from(work);
     let end = match work.wanted {
+        // A node that is moved stays so.
+        _ if position.is_moved() => {
+            let reasons = vec!["already-moved: the node is on nftfleet's data plane".to_owned()];
+            return Next::Tell(ProgressReport {
+                task_id: job.task,
+                attempt: job.attempt,
+                progress: ProgressKind::Rejected,
+                reasons,
+            });
+        }
         Wanted::Move => return Next::Enter(Position::Preflight { job }),
         Wanted::Revert => End::Reverted("taken back before it began".to_owned()),
         Wanted::Confirm => {
@@ -69,6 +84,20 @@ fn begin(position: &Position, work: &Work) -> Next {
         }
     };
     Next::Enter(Position::Ended { job, end, told: false })
+}
+
+/// What to tell when the server asks for work that has ended here and was told: it was put back to an older state.
+fn again(position: &Position, work: &Work) -> Next {
+    match (position.progress_untold(), work.wanted) {
+        // The server must hear of the soak before it can confirm, and confirm before it can hear the end.
+        (Some(progress), Wanted::Move) if position.is_moved() => Next::Tell(ProgressReport {
+            progress: ProgressKind::Soaking,
+            reasons: vec![],
+            ..progress
+        }),
+        (Some(progress), _) => Next::Tell(progress),
+        (None, _) => Next::Wait,
+    }
 }
 
 /// Why the server does not want the work to go on, if it does not.
@@ -190,12 +219,13 @@ mod tests {
         ]
     }
 
-    /// A letter per position in the order of `all`: w wait, s step, and the first letter of the position that is entered.
-    fn row(assignment: Option<&Assignment>, now: Timestamp) -> String {
+    /// A letter per position in the order of `all`: w wait, t tell, s step, and the first letter of the position that is entered.
+    fn row(assignment: Option<&Assignment>, is_proven: bool, now: Timestamp) -> String {
         all()
             .iter()
-            .map(|position| match decide(position, assignment, now) {
+            .map(|position| match decide(position, assignment, is_proven, now) {
                 Next::Wait => "w".to_owned(),
+                Next::Tell(_) => "t".to_owned(),
                 Next::Step => "s".to_owned(),
                 Next::Enter(next) => next.name()[..1].to_uppercase(),
             })
@@ -205,17 +235,68 @@ mod tests {
     #[test]
     fn every_position_and_every_wish() {
         let late = NOW + SignedDuration::from_secs(60);
-        assert_eq!(row(None, NOW), "wsssssswwsww", "the server was not reached yet");
-        assert_eq!(row(Some(&wants(Wanted::Move)), NOW), "Psssssswwsww");
-        assert_eq!(row(Some(&wants(Wanted::Confirm)), NOW), "EssssCswwsww");
-        assert_eq!(row(Some(&wants(Wanted::Revert)), NOW), "ERRRRRswwsww");
-        assert_eq!(row(Some(&nothing()), NOW), "wRRRRRswwsww", "withdrawn");
+        assert_eq!(row(None, true, NOW), "wwwsssswwsww", "the server was not reached yet");
+        assert_eq!(row(Some(&wants(Wanted::Move)), true, NOW), "Psssssswtswt");
+        assert_eq!(row(Some(&wants(Wanted::Confirm)), true, NOW), "EssssCswtswt");
         assert_eq!(
-            row(Some(&wants(Wanted::Move)), late),
-            "PssRRRswwsww",
+            row(Some(&wants(Wanted::Confirm)), false, NOW),
+            "Esssssswtswt",
+            "not without a probe that passed"
+        );
+        assert_eq!(row(Some(&wants(Wanted::Revert)), true, NOW), "ERRRRRswtswt");
+        assert_eq!(row(Some(&nothing()), true, NOW), "wRRRRRswwsww", "withdrawn");
+        assert_eq!(
+            row(Some(&wants(Wanted::Move)), true, late),
+            "PssRRRswtswt",
             "the dead-man's switch"
         );
-        assert_eq!(row(None, late), "wssRRRswwsww", "the dead-man's switch needs no server");
+        assert_eq!(
+            row(None, true, late),
+            "wwwRRRswwsww",
+            "the dead-man's switch needs no server"
+        );
+    }
+
+    #[test]
+    fn a_moved_node_refuses_other_work_and_stays() {
+        let moved = Position::Moved {
+            job: job(),
+            trouble: None,
+            told: true,
+        };
+        let mut other = wants(Wanted::Move);
+        other.work.as_mut().unwrap().attempt = 2;
+        let Next::Tell(told) = decide(&moved, Some(&other), false, NOW) else {
+            panic!("nothing told")
+        };
+        assert_eq!((told.progress, told.attempt), (ProgressKind::Rejected, 2));
+    }
+
+    #[test]
+    fn a_server_that_forgot_the_end_hears_it_again() {
+        let moved = Position::Moved {
+            job: job(),
+            trouble: None,
+            told: true,
+        };
+        for (wanted, told) in [
+            (Wanted::Move, ProgressKind::Soaking),
+            (Wanted::Confirm, ProgressKind::Confirmed),
+        ] {
+            let Next::Tell(progress) = decide(&moved, Some(&wants(wanted)), false, NOW) else {
+                panic!("nothing told")
+            };
+            assert_eq!(progress.progress, told);
+        }
+        let ended = Position::Ended {
+            job: job(),
+            end: End::Reverted("why".to_owned()),
+            told: true,
+        };
+        let Next::Tell(progress) = decide(&ended, Some(&wants(Wanted::Move)), false, NOW) else {
+            panic!("nothing told")
+        };
+        assert_eq!(progress.progress, ProgressKind::Reverted);
     }
 
     #[test]
@@ -228,13 +309,14 @@ mod tests {
         let mut again = wants(Wanted::Move);
         again.work.as_mut().unwrap().attempt = 2;
         assert!(
-            matches!(decide(&ended, Some(&again), NOW), Next::Enter(Position::Preflight { job }) if job.attempt == 2)
+            matches!(decide(&ended, Some(&again), false, NOW), Next::Enter(Position::Preflight { job }) if job.attempt == 2)
         );
     }
 
     #[test]
     fn work_that_the_ledger_does_not_know_asks_for_a_person() {
-        let Next::Enter(Position::Ended { end, .. }) = decide(&Position::Idle, Some(&wants(Wanted::Confirm)), NOW)
+        let Next::Enter(Position::Ended { end, .. }) =
+            decide(&Position::Idle, Some(&wants(Wanted::Confirm)), false, NOW)
         else {
             panic!("not ended");
         };

@@ -168,6 +168,14 @@ impl Position {
         }
     }
 
+    /// The flip that waits for its confirmation, if there is one.
+    pub fn armed(&self) -> Option<&Armed> {
+        match self {
+            Self::Flipping { armed, .. } | Self::Verifying { armed, .. } | Self::Soaking { armed, .. } => Some(armed),
+            _ => None,
+        }
+    }
+
     /// Whether the table must be active whatever else happens: a node that was moved stays moved over restarts.
     pub fn is_moved(&self) -> bool {
         matches!(self, Self::Confirming { .. } | Self::Moved { .. })
@@ -175,10 +183,16 @@ impl Position {
 
     /// What to tell the server of this position; none when it knows or need not know.
     pub fn progress(&self) -> Option<ProgressReport> {
+        match self {
+            Self::Moved { told: true, .. } | Self::Ended { told: true, .. } => None,
+            _ => self.progress_untold(),
+        }
+    }
+
+    /// What to tell the server of this position if it did not know.
+    pub fn progress_untold(&self) -> Option<ProgressReport> {
         let (kind, reasons) = match self {
-            Self::Idle | Self::Confirming { .. } | Self::Moved { told: true, .. } | Self::Ended { told: true, .. } => {
-                return None;
-            }
+            Self::Idle | Self::Confirming { .. } => return None,
             Self::Preflight { .. } => (ProgressKind::Preflight, vec![]),
             Self::Loading { .. } => (ProgressKind::Applying, vec![]),
             Self::Flipping { .. } | Self::Verifying { .. } => (ProgressKind::Verifying, vec![]),

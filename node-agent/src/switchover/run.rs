@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nftfleet_web_api_spec::types::ProgressReport;
+use jiff::Timestamp;
+use nftfleet_web_api_spec::types::{Assignment, ProgressReport};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::decide::{Next, decide};
 use super::position::Position;
@@ -33,6 +35,9 @@ pub enum LedgerError {
     /// It can't be read, or is damaged.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// Writing it panicked.
+    #[error("writing the ledger panicked: {0}")]
+    Panicked(#[source] tokio::task::JoinError),
     /// A newer agent wrote it.
     #[error("{path} is of version {version}, newer than {LEDGER_VERSION}: use the agent that wrote it")]
     Newer {
@@ -89,6 +94,33 @@ impl std::str::FromStr for Rehearsal {
     }
 }
 
+/// The dead-man's switch on two clocks: the wall clock, which survives a restart, and one that nobody can set back.
+#[derive(Debug, Default)]
+struct DeadMan {
+    /// The deadline on the wall clock, and when it was or will be by the other.
+    armed: Option<(Timestamp, Instant)>,
+}
+
+impl DeadMan {
+    /// The time to decide by: `now`, or the deadline if that has passed by either clock.
+    fn time(&mut self, position: &Position, now: Timestamp, steady: Instant) -> Timestamp {
+        let (Some(armed), Some(job)) = (position.armed(), position.job()) else {
+            self.armed = None;
+            return now;
+        };
+        let until = match self.armed {
+            Some((deadline, until)) if deadline == armed.deadline => until,
+            _ => {
+                // Never longer than it was armed for, whatever the wall clock says now.
+                let left = armed.deadline.duration_since(now).try_into().unwrap_or(Duration::ZERO);
+                steady + Duration::min(left, Duration::from_secs(u64::from(job.confirm_within_seconds)))
+            }
+        };
+        self.armed = Some((armed.deadline, until));
+        if steady >= until { armed.deadline.max(now) } else { now }
+    }
+}
+
 /// Everything that the loop needs.
 pub struct Switchover {
     /// What the steps act on.
@@ -110,8 +142,10 @@ impl Switchover {
         if position.is_moved() {
             self.restore().await;
         }
+        let mut is_proven = false;
+        let mut switch = DeadMan::default();
         loop {
-            self.tell(&position);
+            self.tell(position.progress());
             let is_told = *told.borrow_and_update() == position.progress();
             let after_telling = position.clone().after_telling();
             if is_told && after_telling != position {
@@ -119,23 +153,39 @@ impl Switchover {
                 continue;
             }
             let assignment = assignments.borrow_and_update().clone();
-            match decide(&position, assignment.as_ref(), self.tools.clock.now()) {
-                Next::Wait => {
-                    tokio::select! {
-                        changed = assignments.changed() => if changed.is_err() { return },
-                        changed = told.changed() => if changed.is_err() { return },
-                    }
+            let now = switch.time(&position, self.tools.clock.now(), Instant::now());
+            let next = decide(&position, assignment.as_ref(), is_proven, now);
+            is_proven = false;
+            match next {
+                Next::Wait => self.wait(&mut assignments, &mut told).await,
+                Next::Tell(progress) => {
+                    self.tell(Some(progress));
+                    self.wait(&mut assignments, &mut told).await;
                 }
                 Next::Enter(next) => position = self.enter(position, next).await,
                 Next::Step => {
                     self.rehearse(&position, false);
                     let next = self.tools.step(position.clone()).await;
                     self.rehearse(&position, true);
-                    if next != position {
+                    if next == position {
+                        is_proven = matches!(position, Position::Soaking { .. });
+                    } else {
                         position = self.enter(position, next).await;
                     }
                 }
             }
+        }
+    }
+
+    /// Waits until the server wants something else, or has heard something. Neither sender ever goes: the session is ours.
+    async fn wait(
+        &self,
+        assignments: &mut watch::Receiver<Option<Assignment>>,
+        told: &mut watch::Receiver<Option<ProgressReport>>,
+    ) {
+        tokio::select! {
+            _ = assignments.changed() => {}
+            _ = told.changed() => {}
         }
     }
 
@@ -150,12 +200,13 @@ impl Switchover {
     /// Keeps the new position before anything follows from it. Two positions must not be entered unkept: a flip without a
     /// deadline on disk would never be taken back after a crash, and a clean-up would be forgotten half done.
     async fn enter(&self, from: Position, to: Position) -> Position {
-        let ledger = Ledger {
-            version: LEDGER_VERSION,
-            position: to,
-        };
-        let kept = disk::write(&self.ledger, &ledger);
-        let to = ledger.position;
+        if let Position::Reverting { .. } = &to {
+            // The way back waits for no disk: the ledger has the deadline already, and after a crash leads here again.
+            if let Err(error) = self.tools.dataplane.set_dormant(true).await {
+                tracing::error!(%error, "the table could not be made dormant at once");
+            }
+        }
+        let kept = self.keep(to.clone()).await;
         tracing::info!(from = from.name(), to = to.name(), "the move goes on");
         if let Err(error) = kept {
             tracing::error!(%error, "the ledger can't be kept");
@@ -182,8 +233,15 @@ impl Switchover {
         to
     }
 
-    fn tell(&self, position: &Position) {
-        let Some(progress) = position.progress() else { return };
+    /// Writes the ledger. A disk may take its time: nothing else waits for it.
+    async fn keep(&self, position: Position) -> Result<(), LedgerError> {
+        let (file, version) = (self.ledger.clone(), LEDGER_VERSION);
+        let written = tokio::task::spawn_blocking(move || disk::write(&file, &Ledger { version, position })).await;
+        Ok(written.map_err(LedgerError::Panicked)??)
+    }
+
+    fn tell(&self, progress: Option<ProgressReport>) {
+        let Some(progress) = progress else { return };
         self.session
             .progress
             .send_if_modified(|known: &mut Option<ProgressReport>| {
@@ -204,5 +262,47 @@ impl Switchover {
             // If the signal can't be sent the rehearsal is void, and its observer sees a living process.
             let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::switchover::position::{Armed, Job};
+    use jiff::SignedDuration;
+    use uuid::Uuid;
+
+    fn soaking(deadline: Timestamp) -> Position {
+        let job = Job {
+            task: Uuid::nil(),
+            attempt: 1,
+            confirm_within_seconds: 60,
+            probe: vec![],
+        };
+        let armed = Armed {
+            baseline: vec![],
+            deadline,
+        };
+        Position::Soaking { job, armed }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_hold_the_switch_up() {
+        let (start, steady) = (Timestamp::UNIX_EPOCH, Instant::now());
+        let position = soaking(start + SignedDuration::from_secs(60));
+        let an_hour_back = start - SignedDuration::from_hours(1);
+        let mut switch = DeadMan::default();
+        assert_eq!(switch.time(&position, start, steady), start);
+        assert_eq!(
+            switch.time(&position, an_hour_back, steady + Duration::from_secs(59)),
+            an_hour_back
+        );
+        let late = switch.time(&position, an_hour_back, steady + Duration::from_mins(1));
+        assert_eq!(late, position.armed().unwrap().deadline);
+        // The same after a restart with the clock already set back: at most as long as it was armed for.
+        let mut restarted = DeadMan::default();
+        restarted.time(&position, an_hour_back, steady);
+        let late = restarted.time(&position, an_hour_back, steady + Duration::from_mins(1));
+        assert_eq!(late, position.armed().unwrap().deadline);
     }
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use nftfleet_domain::inventory::TableState;
-use nftfleet_domain::readiness::{ProxyMode, Reported, Verdict, assess};
+use nftfleet_domain::readiness::{Reported, Verdict, assess};
 use tokio::sync::watch;
 
 use super::cleanup;
 use super::position::{Armed, End, Job, Position};
 use crate::clock::Clock;
 use crate::dataplane::Actor;
+use crate::dataplane::actor::RequestError;
 use crate::facts::iptables::{Backend, forwards_by_kube_proxys_leave};
 use crate::facts::{self, Paths};
 use crate::host::Host;
@@ -30,6 +31,9 @@ const SERVICES_WITHIN: Duration = Duration::from_secs(30);
 
 /// How often a clean-up is tried before a person is asked. kube-proxy may be writing at the same time.
 const CLEANUP_TRIES: usize = 5;
+
+/// Between two tries of the clean-up.
+const CLEANUP_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the steps act on.
 #[derive(Clone)]
@@ -87,6 +91,15 @@ impl Tools {
             end: End::Rejected(blockers),
             told: false,
         };
+        if let Ok(TableState::Active) = self.dataplane.state().await {
+            // A ledger was lost in the middle of a move. Whether the old rules still stand, only a person can tell.
+            let why = "the table is active, and the ledger knows of no move".to_owned();
+            return Position::Ended {
+                job,
+                end: End::NeedsAttention(why),
+                told: false,
+            };
+        }
         let Some(view) = self.view().await else {
             let seconds = SERVICES_WITHIN.as_secs();
             return rejected(
@@ -145,12 +158,11 @@ impl Tools {
         };
         let reported = Reported {
             report,
+            reported_at: now,
+            moved_at: None,
             last_seen_at: now,
         };
         match assess(Some(&reported), &nftfleet_domain::readiness::Policy::default(), now) {
-            Verdict::Ready if ProxyMode::told_by(&reported.report.proxy) == ProxyMode::Nftfleet => {
-                vec!["already-active: the table is active although no move is known".to_owned()]
-            }
             Verdict::Ready => vec![],
             Verdict::Blocked(reasons) | Verdict::Unknown(reasons) => reasons
                 .iter()
@@ -188,15 +200,30 @@ impl Tools {
         }
     }
 
+    /// Makes the table active, unless it is so already. A restart may lie between the loading and this: what is woken must be
+    /// what the Services mean now.
     async fn flip(&self, job: Job, armed: Armed) -> Position {
-        // After a reboot the table is gone: then the old rules are what the node has, and that is where it goes.
-        match self.dataplane.set_dormant(false).await {
+        match self.wake().await {
             Ok(()) => Position::Verifying { job, armed },
-            Err(error) => Position::Reverting {
+            Err(why) => Position::Reverting {
                 job,
-                why: format!("the table could not be made active: {error}"),
+                why: format!("the table could not be made active: {why}"),
             },
         }
+    }
+
+    async fn wake(&self) -> Result<(), String> {
+        let told = |error: RequestError| error.to_string();
+        match self.dataplane.state().await.map_err(told)? {
+            TableState::Active => return Ok(()),
+            TableState::Dormant => {}
+            // After a reboot the table is gone: then the old rules are what the node has, and that is where it goes.
+            TableState::Absent => return Err("it is gone".to_owned()),
+        }
+        let view = self.view().await.ok_or("the Services are not known")?;
+        self.dataplane.load(view.desired).await.map_err(told)?;
+        self.dataplane.compare().await.map_err(told)?;
+        self.dataplane.set_dormant(false).await.map_err(told)
     }
 
     async fn verify(&self, job: Job, armed: Armed) -> Position {
@@ -289,14 +316,13 @@ impl Tools {
 fn closed_forward_chains(host: &dyn Host) -> Vec<String> {
     let mut blockers = Vec::new();
     for (save, _) in Backend::BOTH.into_iter().flat_map(Backend::commands) {
-        match host.run(save, &[], "") {
-            Ok(ran) if ran.succeeded && !forwards_by_kube_proxys_leave(&ran.stdout) => {}
-            Ok(ran) if ran.succeeded => blockers.push(format!(
-                "forward-closed: {save} shows a FORWARD chain whose policy is not ACCEPT, and kube-proxy's KUBE-FORWARD \
-                 in it, which the move takes away: make the policy ACCEPT (which other rules would do can't be told yet)"
+        match saved(host, save) {
+            Ok(text) if forwards_by_kube_proxys_leave(&text) => blockers.push(format!(
+                "forward-closed: {save} shows a FORWARD chain that drops or rejects, and kube-proxy's KUBE-FORWARD in it, \
+                 which the move takes away: open FORWARD first (which other rules would do can't be told yet)"
             )),
-            Ok(ran) => blockers.push(format!("forward-unknown: {save}: {}", ran.stderr.trim())),
-            Err(error) => blockers.push(format!("forward-unknown: {save}: {error}")),
+            Ok(_) => {}
+            Err(why) => blockers.push(format!("forward-unknown: {why}")),
         }
     }
     blockers
@@ -313,17 +339,14 @@ fn remove_kube_proxys(host: &dyn Host) -> Result<(), String> {
             Ok(()) => return Ok(()),
             Err(why) => failure = why,
         }
+        std::thread::sleep(CLEANUP_PAUSE);
     }
     Err(failure)
 }
 
 fn remove_once(host: &dyn Host) -> Result<(), String> {
     for (save, restore) in Backend::BOTH.into_iter().flat_map(Backend::commands) {
-        let saved = host.run(save, &[], "").map_err(|error| format!("{save}: {error}"))?;
-        if !saved.succeeded {
-            return Err(format!("{save}: {}", saved.stderr.trim()));
-        }
-        let Some(script) = cleanup::script(&saved.stdout) else {
+        let Some(script) = cleanup::script(&saved(host, save)?) else {
             continue;
         };
         let restored = host
@@ -332,6 +355,30 @@ fn remove_once(host: &dyn Host) -> Result<(), String> {
         if !restored.succeeded {
             return Err(format!("{restore}: {}", restored.stderr.trim()));
         }
+        // Done means observed.
+        if cleanup::script(&saved(host, save)?).is_some() {
+            return Err(format!(
+                "{save} still shows rules of kube-proxy's: does it run, and write them again?"
+            ));
+        }
     }
     Ok(())
+}
+
+/// What a `save` command prints.
+///
+/// # Errors
+/// It failed, or could not show everything, in words.
+fn saved(host: &dyn Host, save: &str) -> Result<String, String> {
+    let ran = host.run(save, &[], "").map_err(|error| format!("{save}: {error}"))?;
+    if !ran.succeeded {
+        return Err(format!("{save}: {}", ran.stderr.trim()));
+    }
+    // iptables-nft-save says so in a comment, with status 0, when a table holds what only nft can show.
+    if ran.stdout.contains("is incompatible, use 'nft' tool") {
+        return Err(format!(
+            "{save} can't show all rules: a table holds rules that only nft can show"
+        ));
+    }
+    Ok(ran.stdout)
 }

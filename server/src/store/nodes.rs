@@ -41,6 +41,8 @@ impl Node {
     pub fn reported(&self) -> Option<Reported> {
         self.report.clone().map(|report| Reported {
             report,
+            reported_at: self.last_seen_at,
+            moved_at: None,
             last_seen_at: self.last_seen_at,
         })
     }
@@ -188,6 +190,8 @@ impl Store {
             .map(|row| {
                 let reported = Reported {
                     report: read_json("nodes", "report", row.report)?,
+                    reported_at: row.last_seen_at.to_jiff(),
+                    moved_at: None,
                     last_seen_at: row.last_seen_at.to_jiff(),
                 };
                 Ok((NodeId(row.node_id), reported))

@@ -60,6 +60,13 @@ async fn tasks(
 ) -> Result<Vec<TaskSnapshot>, StoreError> {
     let rows = sqlx::query!(
         r#"SELECT t.task_id, t.generation, t.stage, n.name AS node, t.state, t.attempts, n.report, n.last_seen_at,
+            n.reported_at,
+            -- Needed only where a decision is still to be made.
+            CASE WHEN t.state ->> 'state' = 'PENDING' THEN (
+                SELECT max(e.at) FROM node_tasks other JOIN task_events e USING (task_id)
+                WHERE other.node_id = t.node_id
+                    AND other.state ->> 'state' IN ('CONFIRMED', 'REVERTED', 'TIMED_OUT', 'NEEDS_ATTENTION')
+            ) END AS moved_at,
             EXISTS (
                 SELECT FROM node_tasks other
                 WHERE other.node_id = t.node_id AND other.under_way AND other.rollout_id <> t.rollout_id
@@ -74,9 +81,12 @@ async fn tasks(
         .map(|row| {
             let report: Option<Report> = row.report.map(|r| read_json("nodes", "report", r)).transpose()?;
             let mode = report.as_ref().map(|report| ProxyMode::told_by(&report.proxy));
+            let last_seen_at = row.last_seen_at.to_jiff();
             let reported = report.map(|report| Reported {
                 report,
-                last_seen_at: row.last_seen_at.to_jiff(),
+                reported_at: row.reported_at.map_or(last_seen_at, jiff_sqlx::Timestamp::to_jiff),
+                moved_at: row.moved_at.map(jiff_sqlx::Timestamp::to_jiff),
+                last_seen_at,
             });
             Ok(TaskSnapshot {
                 id: TaskId(row.task_id),

@@ -3,4 +3,5 @@
 mod crash;
 mod foreign;
 mod ledger;
+mod reboot;
 mod rollout;

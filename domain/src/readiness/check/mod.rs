@@ -3,6 +3,7 @@
 pub mod cni;
 pub mod kernel;
 pub mod nft;
+pub mod outdated;
 pub mod proxy_mode;
 pub mod silence;
 

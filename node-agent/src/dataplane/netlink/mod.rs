@@ -47,25 +47,30 @@ impl Netlink {
     /// # Errors
     /// The dump failed.
     pub fn tables(&mut self) -> Result<Vec<String>, KernelError> {
-        let mut tables = Vec::new();
-        let request = self.request(kind::GET_TABLE, 0, None);
-        let each = |message: message::Received<'_>| {
-            let family = match message.payload().first() {
-                Some(1) => "inet",
-                Some(2) => "ip",
-                Some(3) => "arp",
-                Some(5) => "netdev",
-                Some(7) => "bridge",
-                Some(10) => "ip6",
-                _ => "unknown",
+        let tables = settled(|| {
+            let mut tables = Vec::new();
+            let request = self.request(kind::GET_TABLE, 0, None);
+            let each = |message: message::Received<'_>| {
+                let family = match message.payload().first() {
+                    Some(1) => "inet",
+                    Some(2) => "ip",
+                    Some(3) => "arp",
+                    Some(5) => "netdev",
+                    Some(7) => "bridge",
+                    Some(10) => "ip6",
+                    _ => "unknown",
+                };
+                if let Some(name) = find(message.body(), 1) {
+                    tables.push(format!("{family} {}", text(name)));
+                }
             };
-            if let Some(name) = find(message.body(), 1) {
-                tables.push(format!("{family} {}", text(name)));
-            }
-        };
-        self.socket.dump(&request, each)?;
-        tables.sort();
-        Ok(tables)
+            self.socket.dump(&request, each)?;
+            Ok(tables)
+        });
+        tables.map(|mut tables| {
+            tables.sort();
+            tables
+        })
     }
 
     /// A dump request for objects of our table, if a set is named for its elements.
@@ -94,34 +99,45 @@ impl From<SocketError> for KernelError {
     }
 }
 
+/// Reads again while the ruleset changes under the reading: others (kube-proxy, for one) write at any time.
+fn settled<T>(mut read: impl FnMut() -> Result<T, KernelError>) -> Result<T, KernelError> {
+    for _ in 0..OBSERVATION_TRIES {
+        match read() {
+            Err(KernelError::Restless) => {}
+            done => return done,
+        }
+    }
+    Err(KernelError::Restless)
+}
+
 impl Kernel for Netlink {
     fn observe(&mut self, expected: &Layout) -> Result<Option<Observed>, KernelError> {
-        for _ in 0..OBSERVATION_TRIES {
-            match self.observe_once(expected) {
-                Err(KernelError::Restless) => {}
-                // The table went while it was read: look again.
-                Err(KernelError::Read(error)) if error.raw_os_error() == Some(Errno::ENOENT as i32) => {}
-                done => return done,
+        settled(|| match self.observe_once(expected) {
+            // The table went while it was read: look again.
+            Err(KernelError::Read(error)) if error.raw_os_error() == Some(Errno::ENOENT as i32) => {
+                Err(KernelError::Restless)
             }
-        }
-        Err(KernelError::Restless)
+            done => done,
+        })
     }
 
     fn state(&mut self) -> Result<TableState, KernelError> {
-        let mut state = TableState::Absent;
-        let request = self.request(kind::GET_TABLE, INET, None);
-        let each = |message: message::Received<'_>| {
-            if find(message.body(), 1).map(text).as_deref() == Some(TABLE) {
-                let flags = find(message.body(), 2).and_then(number).unwrap_or(0);
-                state = if flags & 1 == 0 {
-                    TableState::Active
-                } else {
-                    TableState::Dormant
-                };
-            }
-        };
-        self.socket.dump(&request, each)?;
-        Ok(state)
+        settled(|| {
+            let mut state = TableState::Absent;
+            let request = self.request(kind::GET_TABLE, INET, None);
+            let each = |message: message::Received<'_>| {
+                if find(message.body(), 1).map(text).as_deref() == Some(TABLE) {
+                    let flags = find(message.body(), 2).and_then(number).unwrap_or(0);
+                    state = if flags & 1 == 0 {
+                        TableState::Active
+                    } else {
+                        TableState::Dormant
+                    };
+                }
+            };
+            self.socket.dump(&request, each)?;
+            Ok(state)
+        })
     }
 
     fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), KernelError> {

@@ -8,11 +8,15 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, setsockopt, socket,
     sockopt,
 };
+use nix::sys::time::TimeVal;
 
 use super::message::{Received, flag, kind, received};
 
 /// Room for answers: every failing message of a batch sends one, and an overrun would lose them.
 const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// How long the kernel may take over an answer. A full load is committed within seconds; what takes longer will not come.
+const ANSWER_WITHIN: TimeVal = TimeVal::new(60, 0);
 
 /// The largest datagram that the kernel sends is 32 KiB; errors repeat their request's message.
 const LARGEST_DATAGRAM: usize = 256 << 10;
@@ -88,6 +92,7 @@ impl Socket {
         )
         .map_err(SocketError::io("open"))?;
         setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).map_err(SocketError::io("set the receive buffer"))?;
+        setsockopt(&fd, sockopt::ReceiveTimeout, &ANSWER_WITHIN).map_err(SocketError::io("set the time limit"))?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(SocketError::io("bind"))?;
         Ok(Self {
             fd,
@@ -139,7 +144,9 @@ impl Socket {
         self.send(batch)?;
         let mut refusal = None;
         self.receive(|message| {
-            let Some(number) = message.error() else {
+            // What answers an earlier conversation is none of ours.
+            let is_ours = message.sequence.wrapping_sub(first) <= last.wrapping_sub(first);
+            let Some(number) = message.error().filter(|_| is_ours) else {
                 return Ok(false);
             };
             if number != 0 && refusal.is_none() {
@@ -161,8 +168,12 @@ impl Socket {
     pub fn dump(&mut self, request: &[u8], mut each: impl FnMut(Received<'_>)) -> Result<(), SocketError> {
         self.drain();
         self.send(request)?;
+        let sequence = received(request).next().map(|message| message.sequence);
         let mut interrupted = false;
         self.receive(|message| {
+            if Some(message.sequence) != sequence {
+                return Ok(false);
+            }
             interrupted |= message.flags & flag::DUMP_INTERRUPTED != 0;
             if let Some(number) = message.error() {
                 return if number == 0 {
