@@ -114,6 +114,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_lock_is_had_once_and_free_after_its_holder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state/lock");
+        let held = lock(&path).unwrap();
+        assert!(matches!(lock(&path), Err(DiskError::Taken { .. })));
+        drop(held);
+        assert!(lock(&path).is_ok());
+    }
+
+    #[test]
     fn what_is_written_is_read_and_damage_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/ledger.json");
