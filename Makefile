@@ -22,8 +22,8 @@ test: packages ## Everything that must hold: format, lints, build, all suites, o
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build --workspace --bins
-	scripts/test
 	scripts/sqlx-prepare --check
+	scripts/test
 
 .PHONY: build
 build: packages ## Build the server, the agent and the demo.
