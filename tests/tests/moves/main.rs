@@ -1,6 +1,7 @@
 //! Moves of whole nodes: shipped server, shipped agents, real kernel, real packets.
 
 mod crash;
+mod database;
 mod foreign;
 mod ledger;
 mod reboot;
