@@ -59,10 +59,10 @@ pub struct World {
     token_file: PathBuf,
     /// The Kubernetes API.
     pub kubernetes: KubeSim,
-    servers: Vec<Server>,
+    /// The endpoints: they answer as long as they are held.
+    _endpoints: Vec<Server>,
     /// The namespaces.
     pub lab: Lab,
-    nodes: Vec<NodeSpec>,
     folder: TempDir,
 }
 
@@ -80,7 +80,7 @@ impl World {
             backends: 3,
             without_ipv6,
         });
-        let servers = lab.serve_backends(&[8080, 9090, 9053], &[9053]);
+        let endpoints = lab.serve_backends(&[8080, 9090, 9053], &[9053]);
         let kubernetes = KubeSim::start_in(&lab.control, SocketAddr::new(CONTROL4.into(), KUBERNETES_PORT));
         let objects = manifests::all();
         kubernetes.load(objects.clone());
@@ -108,9 +108,8 @@ impl World {
             server,
             token_file,
             kubernetes,
-            servers,
+            _endpoints: endpoints,
             lab,
-            nodes: nodes.to_vec(),
             folder,
         };
         world.wait_until_ready();
@@ -138,16 +137,6 @@ impl World {
     pub fn run<T>(&mut self, calls: impl AsyncFnOnce(&Api) -> T) -> T {
         let api = self.api.clone();
         self.runtime.block_on(calls(&api))
-    }
-
-    /// How a node began.
-    pub fn node_spec(&self, number: usize) -> NodeSpec {
-        self.nodes[number - 1]
-    }
-
-    /// The endpoints' servers.
-    pub fn servers(&self) -> &[Server] {
-        &self.servers
     }
 
     /// Where the processes keep their state and logs.

@@ -214,3 +214,35 @@ pub enum Hold {
         until: Timestamp,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line per state, a column per request: start, pause, resume, abort. `y` is allowed, `-` is refused.
+    const ALLOWED: [(RolloutState, &str); 8] = [
+        (RolloutState::Draft, "y--y"),
+        (RolloutState::Running, "-y-y"),
+        (RolloutState::Paused, "--yy"),
+        (RolloutState::Aborting, "---y"),
+        (RolloutState::Succeeded, "----"),
+        (RolloutState::SucceededWithFailures, "----"),
+        (RolloutState::Failed, "----"),
+        (RolloutState::Aborted, "----"),
+    ];
+
+    #[test]
+    fn every_request_in_every_state_is_allowed_as_the_table_says() {
+        let requests = [
+            Request::Start,
+            Request::Pause,
+            Request::Resume,
+            Request::Abort(Underway::Revert),
+        ];
+        let shown = RolloutState::ALL.map(|state| {
+            let row = requests.map(|request| if state.allows(&request) { 'y' } else { '-' });
+            (state, row.iter().collect::<String>())
+        });
+        assert_eq!(shown, ALLOWED.map(|(state, row)| (state, row.to_owned())));
+    }
+}

@@ -3,7 +3,6 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use nftfleet_tests::lab::CONTROL4;
-use nftfleet_tests::netns::Netns;
 
 /// The server's own port, on both sides.
 const PORT: u16 = 8640;
@@ -30,11 +29,11 @@ impl Forward {
         )
     }
 
-    /// Hands every connection through to the server in `control`, until the process ends.
-    pub fn serve(&self, control: &Netns) {
+    /// Hands every connection through to the server, until the process ends. The calling thread must have moved into the
+    /// control namespace: connections of the threads that it starts leave from there.
+    pub fn serve(&self) {
         let listener = self.listener.try_clone().expect("a listener can be cloned");
-        // Connections of this thread and of its children leave from inside the lab.
-        control.spawn(move || {
+        std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 std::thread::spawn(move || hand_through(&client));
             }

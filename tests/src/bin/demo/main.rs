@@ -116,7 +116,7 @@ fn main() -> ExitCode {
     );
     println!("Wall time {:.1} s.", seconds(started));
     if let Some(forward) = forward {
-        forward.serve(&world.lab.control);
+        forward.serve();
         explain_what_runs(&world, &forward);
         world.run(async |_| tokio::signal::ctrl_c().await.expect("Ctrl-C can be waited for"));
     }
