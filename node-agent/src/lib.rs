@@ -5,7 +5,9 @@
 //! - [`kube`]: what the Services of the cluster mean
 //! - [`dataplane`]: the table in the kernel
 //! - [`switchover`]: the node's move, and the way back
+//! - [`node_addresses`]: the node's own addresses
 //! - [`probe`]: does the data plane answer
+//! - [`health`]: what load balancers ask a node for
 //! - [`host`], [`clock`], [`disk`]: the outside world, as arguments
 //! - [`pause`]: between two tries
 
@@ -15,8 +17,10 @@ pub mod control;
 pub mod dataplane;
 pub mod disk;
 pub mod facts;
+pub mod health;
 pub mod host;
 pub mod kube;
+pub mod node_addresses;
 pub mod pause;
 pub mod probe;
 pub mod switchover;

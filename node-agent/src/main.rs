@@ -10,11 +10,12 @@ use nftfleet_agent::clock::Clock;
 use nftfleet_agent::config::Config;
 use nftfleet_agent::control::Client;
 use nftfleet_agent::control::session::{Identity, Session};
-use nftfleet_agent::dataplane::{Actor, Dataplane, Layout, Netlink};
+use nftfleet_agent::dataplane::actor::Surroundings;
+use nftfleet_agent::dataplane::{Actor, Dataplane, Netlink};
 use nftfleet_agent::disk;
 use nftfleet_agent::facts::Paths;
 use nftfleet_agent::host::ThisHost;
-use nftfleet_agent::kube::{Index, watch as kube_watch};
+use nftfleet_agent::kube::{Index, IndexSettings, Services, watch as kube_watch};
 use nftfleet_agent::switchover::run::{Switchover, read_ledger};
 use nftfleet_agent::switchover::steps::Tools;
 use nftfleet_agent::telemetry::{self, Telemetry};
@@ -60,26 +61,42 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| "another TLS provider is installed already")?;
-    let layout = config.layout()?;
+    let local_traffic = config.local_traffic()?;
     // Two agents on one node would pull its table to and fro.
     let _only_one = disk::lock(&config.state_dir.join("lock"))?;
     // A damaged ledger ends the start before anything is touched; the table in the kernel stays as it is. So does a kernel
     // that can't be spoken to. Nothing else may: a node under way must go on, or go back.
     let ledger = config.state_dir.join("ledger.json");
     let position = read_ledger(&ledger)?;
-    let dataplane = Actor::start(Dataplane::new(Netlink::open()?, Layout::new(&layout)))?;
-
     let clock: Arc<dyn Clock> = Arc::new(WallClock);
+    let surroundings = Surroundings {
+        clock: Arc::clone(&clock),
+        flows: Box::new(|_| {}),
+    };
+    let dataplane = Actor::start(Dataplane::new(Netlink::open()?, config.layout()), surroundings)?;
+
     let telemetry = Arc::new(Telemetry::default());
-    let (publish, views) = watch::channel(None);
-    let index = Index::new(config.node.clone());
-    let watching = tokio::spawn(kube_watch::run(
-        config.kubeconfig,
-        index,
-        publish,
-        Arc::clone(&telemetry),
-    ));
-    let following = tokio::spawn(follow(views.clone(), dataplane.clone()));
+    let (_publish, addresses) = watch::channel(std::collections::BTreeSet::new());
+    let services = Services::new(Index::new(IndexSettings {
+        node: config.node.clone(),
+        nodeport_addresses: config.nodeport_addresses,
+        local_traffic,
+    }));
+    let watching = tokio::spawn({
+        let dataplane = dataplane.clone();
+        kube_watch::run(
+            config.kubeconfig,
+            config.node.to_string(),
+            services.clone(),
+            addresses,
+            Arc::clone(&telemetry),
+            move |update| {
+                if dataplane.update(update).is_err() {
+                    tracing::error!("the data plane's thread has ended");
+                }
+            },
+        )
+    });
 
     let identity = Identity {
         node: config.node,
@@ -95,7 +112,7 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let switchover = Switchover {
         tools: Tools {
             dataplane: dataplane.clone(),
-            views,
+            services,
             host: Arc::clone(&host) as _,
             paths: paths.clone(),
             clock: Arc::clone(&clock),
@@ -113,22 +130,9 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
         () = session.tell() => Err("the progress ended".into()),
         () = session.report(host, paths, clock) => Err("the reports ended".into()),
         _ = watching => Err("the watch of the Kubernetes API ended".into()),
-        _ = following => Err("handing on the Services ended".into()),
         () = dataplane.ended() => Err("the data plane's thread ended".into()),
         () = metrics => Err("the metrics ended".into()),
         _ = terminate.recv() => Ok(()),
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
-    }
-}
-
-/// Hands every new view's Services to the data plane.
-async fn follow(mut views: watch::Receiver<Option<nftfleet_agent::kube::View>>, dataplane: Actor) {
-    while views.changed().await.is_ok() {
-        let desired = views.borrow_and_update().as_ref().map(|view| Arc::clone(&view.desired));
-        if let Some(desired) = desired
-            && dataplane.services(desired).is_err()
-        {
-            return;
-        }
     }
 }

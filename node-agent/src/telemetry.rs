@@ -22,7 +22,8 @@ use crate::pause::Pause;
 #[derive(Debug)]
 pub struct Telemetry {
     registry: Registry,
-    skipped: Family<ByKind, Counter>,
+    left_out: Family<ByKind, Counter>,
+    conflicts: Gauge,
     elements: Gauge,
     active: Gauge,
     commits: Gauge,
@@ -37,17 +38,18 @@ struct ByKind {
 impl Default for Telemetry {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("nftfleet_agent");
-        let skipped = Family::<ByKind, Counter>::default();
+        let left_out = Family::<ByKind, Counter>::default();
         registry.register(
-            "skipped_objects",
-            "Objects that made no sense, each time one was seen",
-            skipped.clone(),
+            "objects_left_out",
+            "Objects or parts of objects that made no sense, each time one was seen",
+            left_out.clone(),
         );
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
             gauge
         };
+        let conflicts = gauge("address_conflicts", "Addresses with port that a second Service claims");
         let elements = gauge("table_elements", "Elements in the table inet nftfleet");
         let active = gauge("table_active", "1 if the table inet nftfleet answers for Services");
         let commits = gauge("commits", "Transactions since the agent's start");
@@ -57,7 +59,8 @@ impl Default for Telemetry {
         );
         Self {
             registry,
-            skipped,
+            left_out,
+            conflicts,
             elements,
             active,
             commits,
@@ -67,9 +70,14 @@ impl Default for Telemetry {
 }
 
 impl Telemetry {
-    /// An object made no sense.
-    pub fn skipped(&self, kind: &'static str) {
-        self.skipped.get_or_create(&ByKind { kind }).inc();
+    /// An object, or a part of one, made no sense.
+    pub fn left_out(&self, kind: &'static str) {
+        self.left_out.get_or_create(&ByKind { kind }).inc();
+    }
+
+    /// So many addresses are claimed twice.
+    pub fn conflicts(&self, count: usize) {
+        self.conflicts.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// The metrics in Prometheus' text format.

@@ -4,16 +4,20 @@
 //! Service changes and requests arrive on one queue. Whatever Service changes have piled up during a commit go into the next
 //! one together; there is no fixed delay.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use nftfleet_domain::inventory::TableState;
+use nftfleet_domain::service::{Endpoint, Protocol, Vip};
 use tokio::sync::{oneshot, watch};
 
-use super::desired::Desired;
+use super::desired::{Desired, Key, Update};
 use super::kernel::{Kernel, KernelError};
 use super::reconcile::Dataplane;
+use crate::clock::Clock;
 
 /// How long after a refused commit it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -32,6 +36,27 @@ pub struct Status {
     pub commits: u64,
     /// Failed commits and reads since the start.
     pub failures: u64,
+    /// When the table last held what was desired.
+    pub synced: Option<Timestamp>,
+    /// Since when it does not.
+    pub pending: Option<Timestamp>,
+}
+
+/// UDP VIPs whose endpoints have changed, with those whose flows may go on.
+pub type ServingUdp = BTreeMap<Vip, BTreeSet<Endpoint>>;
+
+/// What the thread needs besides the kernel.
+pub struct Surroundings {
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Hears of UDP VIPs whose flows may have lost their endpoint.
+    pub flows: Box<dyn FnMut(ServingUdp) + Send>,
+}
+
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").finish_non_exhaustive()
+    }
 }
 
 /// Why a request was not done.
@@ -54,9 +79,10 @@ pub enum RequestError {
 type Reply = oneshot::Sender<Result<(), RequestError>>;
 
 enum Request {
-    Services(Arc<Desired>),
-    Load(Arc<Desired>, Reply),
-    LoadActive(Arc<Desired>, Reply),
+    Update(Update),
+    ForeignEdit,
+    Load(Reply),
+    LoadActive(Reply),
     SetDormant(bool, Reply),
     Compare(Reply),
     State(oneshot::Sender<Result<TableState, RequestError>>),
@@ -74,19 +100,25 @@ impl Actor {
     ///
     /// # Errors
     /// No thread could be started.
-    pub fn start(dataplane: Dataplane<impl Kernel + Send + 'static>) -> std::io::Result<Self> {
+    pub fn start(
+        dataplane: Dataplane<impl Kernel + Send + 'static>,
+        surroundings: Surroundings,
+    ) -> std::io::Result<Self> {
         let (requests, inbox) = channel();
         let start = Status {
             table: TableState::Absent,
             elements: 0,
             commits: 0,
             failures: 0,
+            synced: None,
+            pending: None,
         };
         let (publish, status) = watch::channel(start);
         let thread = Thread {
             dataplane,
+            surroundings,
             desired: None,
-            behind: false,
+            behind: Behind::default(),
             keep_active: false,
             publish,
         };
@@ -101,12 +133,33 @@ impl Actor {
         self.status.borrow().clone()
     }
 
-    /// Tells all Services anew. If there is a table, it follows; if there is none, none is made.
+    /// Waits for a change of the status.
+    pub async fn changed(&self, seen: &mut watch::Receiver<Status>) {
+        if seen.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// The status, for those who wait for its changes.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Tells what has changed of what is desired. If there is a table, it follows; if there is none, none is made.
     ///
     /// # Errors
     /// The thread has ended.
-    pub fn services(&self, desired: Arc<Desired>) -> Result<(), RequestError> {
-        let sent = self.requests.send(Request::Services(desired));
+    pub fn update(&self, update: Update) -> Result<(), RequestError> {
+        let sent = self.requests.send(Request::Update(update));
+        sent.map_err(|_| RequestError::Gone)
+    }
+
+    /// Tells that somebody else wrote into the table, or may have.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub fn foreign_edit(&self) -> Result<(), RequestError> {
+        let sent = self.requests.send(Request::ForeignEdit);
         sent.map_err(|_| RequestError::Gone)
     }
 
@@ -116,20 +169,20 @@ impl Actor {
         while status.changed().await.is_ok() {}
     }
 
-    /// Makes the table hold all Services, dormant if there was none: those given, or newer ones if they were told already.
+    /// Makes the table hold all Services, dormant if there was none.
     ///
     /// # Errors
     /// See [`RequestError`].
-    pub async fn load(&self, desired: Arc<Desired>) -> Result<(), RequestError> {
-        self.ask(|reply| Request::Load(desired, reply)).await
+    pub async fn load(&self) -> Result<(), RequestError> {
+        self.ask(Request::Load).await
     }
 
     /// The same, and makes the table active, and keeps it so from now on whatever others do to it.
     ///
     /// # Errors
     /// See [`RequestError`].
-    pub async fn load_active(&self, desired: Arc<Desired>) -> Result<(), RequestError> {
-        self.ask(|reply| Request::LoadActive(desired, reply)).await
+    pub async fn load_active(&self) -> Result<(), RequestError> {
+        self.ask(Request::LoadActive).await
     }
 
     /// Flips the table, in one transaction.
@@ -166,11 +219,28 @@ impl Actor {
     }
 }
 
+/// What the table may not hold yet.
+#[derive(Default)]
+struct Behind {
+    /// These keys.
+    keys: BTreeSet<Key>,
+    /// Anything.
+    all: bool,
+    /// Whether the last try failed.
+    failed: bool,
+}
+
+impl Behind {
+    fn is_nothing(&self) -> bool {
+        self.keys.is_empty() && !self.all
+    }
+}
+
 struct Thread<K> {
     dataplane: Dataplane<K>,
-    desired: Option<Arc<Desired>>,
-    /// Whether the table may not hold what is desired.
-    behind: bool,
+    surroundings: Surroundings,
+    desired: Option<Desired>,
+    behind: Behind,
     /// Whether the node has nothing else: a table that is gone or asleep is made and woken again.
     keep_active: bool,
     publish: watch::Sender<Status>,
@@ -180,7 +250,7 @@ impl<K: Kernel> Thread<K> {
     fn run(mut self, inbox: &Receiver<Request>) {
         self.publish_state();
         loop {
-            let first = match inbox.recv_timeout(if self.behind { RETRY } else { AUDIT }) {
+            let first = match inbox.recv_timeout(if self.behind.failed { RETRY } else { AUDIT }) {
                 Ok(request) => Some(request),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -191,7 +261,7 @@ impl<K: Kernel> Thread<K> {
             for request in first.into_iter().chain(inbox.try_iter()) {
                 self.handle(request);
             }
-            if self.behind {
+            if !self.behind.is_nothing() {
                 self.follow();
             }
             self.publish_state();
@@ -200,17 +270,24 @@ impl<K: Kernel> Thread<K> {
 
     fn handle(&mut self, request: Request) {
         match request {
-            Request::Services(desired) => {
-                self.desired = Some(desired);
-                self.behind = true;
+            Request::Update(update) => {
+                // How pods are told apart is in rules, which every follow-up compares.
+                self.behind.all |= update.pods.is_some();
+                let keys = self.desired.get_or_insert_default().apply(update);
+                self.behind.keys.extend(keys);
+                self.note_pending();
             }
-            Request::Load(desired, reply) => {
-                self.desired.get_or_insert(desired);
+            Request::ForeignEdit => {
+                tracing::warn!("somebody else may have written into the table; reading it");
+                self.dataplane.forget();
+                self.behind.all = true;
+                self.note_pending();
+            }
+            Request::Load(reply) => {
                 let done = self.load(true);
                 self.answer(reply, done);
             }
-            Request::LoadActive(desired, reply) => {
-                self.desired.get_or_insert(desired);
+            Request::LoadActive(reply) => {
                 self.keep_active = true;
                 let done = self.load(false).and_then(|()| self.set_dormant(false));
                 self.answer(reply, done);
@@ -231,6 +308,12 @@ impl<K: Kernel> Thread<K> {
         }
     }
 
+    fn note_pending(&self) {
+        let now = self.surroundings.clock.now();
+        self.publish
+            .send_modify(|status| status.pending = status.pending.or(Some(now)));
+    }
+
     /// Whoever hears the answer may look at the status next, so that is told first. Nobody waiting any more is no error.
     fn answer(&mut self, reply: Reply, done: Result<(), RequestError>) {
         self.publish_state();
@@ -240,7 +323,7 @@ impl<K: Kernel> Thread<K> {
     /// Looks whether the table is as it was left.
     fn audit(&mut self) {
         match self.dataplane.state() {
-            Ok(state) => self.behind |= self.keep_active && state != TableState::Active,
+            Ok(state) => self.behind.all |= self.keep_active && state != TableState::Active,
             Err(error) => {
                 tracing::error!(%error, "the table could not be looked at");
                 self.failed(error);
@@ -250,40 +333,97 @@ impl<K: Kernel> Thread<K> {
 
     /// Brings an existing table up to date, and makes it anew where the node has nothing else.
     fn follow(&mut self) {
-        let done = match self.dataplane.state() {
-            Ok(_) if self.keep_active => self.load(false).and_then(|()| self.set_dormant(false)),
+        let done = match &self.desired {
+            None => return,
+            Some(desired) if !self.behind.all => {
+                let done = self.dataplane.follow(desired, &self.behind.keys);
+                self.committed(done)
+            }
+            Some(_) => self.follow_all(),
+        };
+        match done {
+            Ok(()) => {
+                self.behind = Behind::default();
+                let now = self.surroundings.clock.now();
+                self.publish.send_modify(|status| {
+                    status.synced = Some(now);
+                    status.pending = None;
+                });
+            }
+            Err(error) => {
+                // What is wrong may be more than what was being written.
+                self.behind.all = true;
+                self.behind.failed = true;
+                tracing::error!(%error, "the table does not follow the Services; trying again");
+            }
+        }
+    }
+
+    fn follow_all(&mut self) -> Result<(), RequestError> {
+        if self.keep_active {
+            return self.load(false).and_then(|()| self.set_dormant(false));
+        }
+        match self.dataplane.state() {
             Ok(TableState::Absent) => Ok(()),
             Ok(_) => self.load(true),
             Err(error) => Err(self.failed(error)),
-        };
-        match done {
-            Ok(()) => self.behind = false,
-            Err(RequestError::NotSynced) => {}
-            Err(error) => tracing::error!(%error, "the table does not follow the Services; trying again"),
         }
     }
 
     fn load(&mut self, dormant: bool) -> Result<(), RequestError> {
-        let desired = self.desired.clone().ok_or(RequestError::NotSynced)?;
-        let commits = self
-            .dataplane
-            .load(&desired, dormant)
-            .map_err(|error| self.failed(error))?;
+        let desired = self.desired.as_ref().ok_or(RequestError::NotSynced)?;
+        let done = self.dataplane.load(desired, dormant);
+        self.committed(done)
+    }
+
+    /// Counts what was committed, and has flows of UDP that it left behind cut off.
+    fn committed(&mut self, done: Result<usize, KernelError>) -> Result<(), RequestError> {
+        let commits = done.map_err(|error| self.failed(error))?;
         self.publish.send_modify(|status| status.commits += commits as u64);
+        let changed = self.dataplane.take_changed_udp();
+        if self.dataplane.is_active() {
+            self.cut_flows(changed.iter());
+        }
         Ok(())
     }
 
+    fn cut_flows<'a>(&mut self, vips: impl Iterator<Item = &'a Vip>) {
+        let Some(desired) = &self.desired else { return };
+        let serving = |vip: &Vip| {
+            let frontend = desired.frontends.get(vip)?;
+            Some((*vip, frontend.serving.iter().copied().collect()))
+        };
+        let serving: ServingUdp = vips.filter_map(serving).collect();
+        if !serving.is_empty() {
+            (self.surroundings.flows)(serving);
+        }
+    }
+
     fn set_dormant(&mut self, dormant: bool) -> Result<(), RequestError> {
-        self.dataplane.set_dormant(dormant).map_err(|error| self.failed(error))
+        let was_active = self.dataplane.is_active();
+        self.dataplane
+            .set_dormant(dormant)
+            .map_err(|error| self.failed(error))?;
+        if !dormant && !was_active {
+            // Until now that was the old proxy's business.
+            let udp = self.desired.iter().flat_map(|desired| desired.frontends.keys());
+            let udp: Vec<Vip> = udp.filter(|vip| vip.protocol == Protocol::Udp).copied().collect();
+            self.cut_flows(udp.iter());
+        }
+        Ok(())
     }
 
     fn compare(&mut self) -> Result<(), RequestError> {
-        let desired = self.desired.clone().ok_or(RequestError::NotSynced)?;
-        let differences = self.dataplane.compare(&desired).map_err(|error| self.failed(error))?;
+        // What arrived with the question is no difference.
+        if !self.behind.is_nothing() {
+            self.follow();
+        }
+        let desired = self.desired.as_ref().ok_or(RequestError::NotSynced)?;
+        let differences = self.dataplane.compare(desired).map_err(|error| self.failed(error))?;
         if differences.is_empty() {
             return Ok(());
         }
-        self.behind = true;
+        self.behind.all = true;
         let shown: Vec<&str> = differences.iter().take(5).map(String::as_str).collect();
         Err(RequestError::Differs(format!(
             "{} differences, first {}",
@@ -298,7 +438,10 @@ impl<K: Kernel> Thread<K> {
     }
 
     fn publish_state(&mut self) {
-        let table = self.dataplane.state();
+        let table = match self.dataplane.known_state() {
+            Some(table) => Ok(table),
+            None => self.dataplane.state(),
+        };
         let elements = self.dataplane.elements();
         self.publish.send_modify(|status| {
             status.elements = elements;

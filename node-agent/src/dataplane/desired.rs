@@ -1,131 +1,222 @@
-//! What the data plane should hold, and what it does hold, as plain values.
+//! What the data plane should hold, as plain values.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use nftfleet_domain::service::{Endpoint, Protocol, Vip};
+use ipnet::IpNet;
+use nftfleet_domain::service::{Endpoint, Family, Protocol, Vip};
 
-/// All Services as the data plane should know them.
+/// The name of a Service or of one of its ports, as a person reads it: `shop/web` or `shop/web:http`.
+pub type Name = Arc<str>;
+
+/// How a packet from a pod of this node is told from others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodMatch {
+    /// By its source address, of the match's own family.
+    Source(IpNet),
+    /// By the device through which it came, named in full.
+    Interface(String),
+    /// By the beginning of that device's name.
+    InterfacePrefix(String),
+}
+
+/// How pods are told from others in each family; none if they can't be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pods {
+    /// In IPv4.
+    pub v4: Option<PodMatch>,
+    /// In IPv6.
+    pub v6: Option<PodMatch>,
+}
+
+impl Pods {
+    /// In this family.
+    pub const fn of(&self, family: Family) -> Option<&PodMatch> {
+        match family {
+            Family::V4 => self.v4.as_ref(),
+            Family::V6 => self.v6.as_ref(),
+        }
+    }
+}
+
+/// Session affinity of a list: a client that comes back within the timeout is sent to the same endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// After how many seconds without a new connection a client is forgotten, 1-86400.
+    pub timeout: u32,
+    /// What its clients are remembered under: one number for all VIPs of a Service's port in a family.
+    pub number: u32,
+    /// All VIPs of that number; their tickets mean the same endpoints.
+    pub siblings: Arc<[Vip]>,
+}
+
+/// The endpoints that a VIP's connections are spread over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List {
+    /// Sorted, without repetition, at least one.
+    pub endpoints: Arc<[Endpoint]>,
+    /// Whether clients stick.
+    pub affinity: Option<Affinity>,
+}
+
+/// What becomes of a packet to a VIP that does not simply go to an endpoint of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Route {
+    /// From outside, to all endpoints, masqueraded: external traffic policy Cluster.
+    ToAll,
+    /// From outside, to the endpoints of this node, with its source: external traffic policy Local.
+    ToLocal,
+    /// From outside, refused: there is no endpoint.
+    NoEndpoints,
+    /// To a `ClusterIP` with internal traffic policy Local, dropped: all endpoints are on other nodes.
+    NoLocalEndpoints,
+}
+
+impl Route {
+    /// In the order in which the rules look at them.
+    pub const ALL: [Self; 4] = [Self::ToAll, Self::ToLocal, Self::NoEndpoints, Self::NoLocalEndpoints];
+}
+
+/// One VIP of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    /// The Service's port.
+    pub name: Name,
+    /// Set for every VIP but that of a `ClusterIP`; set there only to drop.
+    pub route: Option<Route>,
+    /// All endpoints that may be used, none if there is none or if only those of this node may be.
+    pub all: Option<List>,
+    /// Those of this node, if a traffic policy asks for them.
+    pub local: Option<List>,
+    /// Who may connect, without overlaps; none means everybody.
+    pub sources: Option<Arc<BTreeSet<IpNet>>>,
+    /// For UDP, the endpoints whose flows may go on, those that end among them. Empty for other protocols.
+    pub serving: Arc<[Endpoint]>,
+}
+
+/// Everything that the table should hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// Each VIP's endpoints, without repetition; none means that connections are refused.
-    pub services: BTreeMap<Vip, BTreeSet<Endpoint>>,
-    /// All `ClusterIP`s: a port that no Service has is refused there.
-    pub cluster_ips: BTreeSet<IpAddr>,
-    /// Endpoints on this node that may reach themselves through a Service.
-    pub local: BTreeSet<(Protocol, Endpoint)>,
+    /// Each VIP.
+    pub frontends: BTreeMap<Vip, Frontend>,
+    /// All `ClusterIP`s with their Service: a port that no Service has is refused there.
+    pub cluster_ips: BTreeMap<IpAddr, Name>,
+    /// Load balancers' and external addresses.
+    pub external_ips: BTreeSet<IpAddr>,
+    /// The node's addresses on which node ports listen.
+    pub nodeport_ips: BTreeSet<IpAddr>,
+    /// Where Services' addresses come from: what is not allocated there is dropped. Without overlaps.
+    pub service_cidrs: BTreeSet<IpNet>,
+    /// Endpoints of this node, which may reach themselves through a Service.
+    pub hairpins: BTreeSet<(Protocol, Endpoint)>,
+    /// How pods are told from others.
+    pub pods: Pods,
 }
 
-/// One VIP as the kernel holds it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Slots {
-    /// The endpoint of each filled slot.
-    pub endpoints: BTreeMap<u16, Endpoint>,
-    /// The classes whose sets hold the VIP. More than one only between a change of class and the commit after it.
-    pub classes: BTreeSet<u16>,
-}
-
-/// The elements of the kernel's table, as last committed or read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Programmed {
-    /// Each VIP with a slot or a class.
-    pub services: BTreeMap<Vip, Slots>,
-    /// All `ClusterIP`s.
-    pub cluster_ips: BTreeSet<IpAddr>,
-    /// Endpoints on this node that may reach themselves.
-    pub local: BTreeSet<(Protocol, Endpoint)>,
-}
-
-/// One element of a set or map of the table.
+/// What may differ between two states: all else follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Element {
-    /// A VIP's slot and its endpoint, in `endpointsN`.
-    Slot(Vip, u16, Endpoint),
-    /// A VIP of a class, in `serviceN-C`.
-    Class(Vip, u16),
-    /// A `ClusterIP`, in `cluster-ipsN`.
+pub enum Key {
+    /// Everything about a VIP.
+    Vip(Vip),
+    /// An address of [`Desired::cluster_ips`].
     ClusterIp(IpAddr),
-    /// A local endpoint, in `hairpinN`.
-    Local(Protocol, Endpoint),
+    /// An address of [`Desired::external_ips`].
+    ExternalIp(IpAddr),
+    /// An address of [`Desired::nodeport_ips`].
+    NodePortIp(IpAddr),
+    /// A network of [`Desired::service_cidrs`].
+    ServiceCidr(IpNet),
+    /// An endpoint of [`Desired::hairpins`].
+    Hairpin(Protocol, Endpoint),
 }
 
-/// A step of a transaction. Steps are applied in order, all or none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Takes an element away.
-    Remove(Element),
-    /// Puts an element in.
-    Add(Element),
+/// A change of what is desired, one key at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    /// VIPs that are new, changed, or gone.
+    pub frontends: BTreeMap<Vip, Option<Frontend>>,
+    /// `ClusterIP`s likewise.
+    pub cluster_ips: BTreeMap<IpAddr, Option<Name>>,
+    /// External addresses, and whether they are there.
+    pub external_ips: BTreeMap<IpAddr, bool>,
+    /// Node port addresses likewise.
+    pub nodeport_ips: BTreeMap<IpAddr, bool>,
+    /// `ServiceCIDR`s likewise.
+    pub service_cidrs: BTreeMap<IpNet, bool>,
+    /// Local endpoints likewise.
+    pub hairpins: BTreeMap<(Protocol, Endpoint), bool>,
+    /// How pods are told, if that has changed.
+    pub pods: Option<Pods>,
 }
 
-impl Programmed {
-    /// The state after `changes`.
-    pub fn apply(&mut self, changes: &[Change]) {
-        for change in changes {
-            match *change {
-                Change::Add(element) => self.insert(element),
-                Change::Remove(element) => self.remove(element),
+impl Update {
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Desired {
+    /// Takes a change in, and gives the keys that it touches.
+    pub fn apply(&mut self, update: Update) -> BTreeSet<Key> {
+        let mut keys = BTreeSet::new();
+        for (vip, frontend) in update.frontends {
+            keys.insert(Key::Vip(vip));
+            match frontend {
+                Some(frontend) => drop(self.frontends.insert(vip, frontend)),
+                None => drop(self.frontends.remove(&vip)),
             }
         }
-    }
-
-    /// Puts an element in.
-    pub fn insert(&mut self, element: Element) {
-        match element {
-            Element::Slot(vip, slot, endpoint) => {
-                self.services.entry(vip).or_default().endpoints.insert(slot, endpoint);
-            }
-            Element::Class(vip, class) => {
-                self.services.entry(vip).or_default().classes.insert(class);
-            }
-            Element::ClusterIp(address) => {
-                self.cluster_ips.insert(address);
-            }
-            Element::Local(protocol, endpoint) => {
-                self.local.insert((protocol, endpoint));
+        for (address, name) in update.cluster_ips {
+            keys.insert(Key::ClusterIp(address));
+            match name {
+                Some(name) => drop(self.cluster_ips.insert(address, name)),
+                None => drop(self.cluster_ips.remove(&address)),
             }
         }
-    }
-
-    fn remove(&mut self, element: Element) {
-        let vip = match element {
-            Element::Slot(vip, slot, _) => {
-                if let Some(slots) = self.services.get_mut(&vip) {
-                    slots.endpoints.remove(&slot);
-                }
-                vip
-            }
-            Element::Class(vip, class) => {
-                if let Some(slots) = self.services.get_mut(&vip) {
-                    slots.classes.remove(&class);
-                }
-                vip
-            }
-            Element::ClusterIp(address) => {
-                self.cluster_ips.remove(&address);
-                return;
-            }
-            Element::Local(protocol, endpoint) => {
-                self.local.remove(&(protocol, endpoint));
-                return;
-            }
-        };
-        if self
-            .services
-            .get(&vip)
-            .is_some_and(|s| s.endpoints.is_empty() && s.classes.is_empty())
-        {
-            self.services.remove(&vip);
+        let mut members = Members(&mut keys);
+        members.change(&mut self.external_ips, update.external_ips, Key::ExternalIp);
+        members.change(&mut self.nodeport_ips, update.nodeport_ips, Key::NodePortIp);
+        members.change(&mut self.service_cidrs, update.service_cidrs, Key::ServiceCidr);
+        members.change(&mut self.hairpins, update.hairpins, |(protocol, endpoint)| {
+            Key::Hairpin(protocol, endpoint)
+        });
+        if let Some(pods) = update.pods {
+            self.pods = pods;
         }
+        keys
     }
 
-    /// How many elements the kernel holds.
-    pub fn elements(&self) -> usize {
-        let slots: usize = self
-            .services
-            .values()
-            .map(|s| s.endpoints.len() + s.classes.len())
-            .sum();
-        slots + self.cluster_ips.len() + self.local.len()
+    /// Every key that means something here.
+    pub fn keys(&self) -> BTreeSet<Key> {
+        let vips = self.frontends.keys().map(|vip| Key::Vip(*vip));
+        let cluster_ips = self.cluster_ips.keys().map(|address| Key::ClusterIp(*address));
+        let external_ips = self.external_ips.iter().map(|address| Key::ExternalIp(*address));
+        let nodeport_ips = self.nodeport_ips.iter().map(|address| Key::NodePortIp(*address));
+        let service_cidrs = self.service_cidrs.iter().map(|network| Key::ServiceCidr(*network));
+        let hairpins = self.hairpins.iter().map(|(p, e)| Key::Hairpin(*p, *e));
+        vips.chain(cluster_ips)
+            .chain(external_ips)
+            .chain(nodeport_ips)
+            .chain(service_cidrs)
+            .chain(hairpins)
+            .collect()
+    }
+}
+
+/// The keys of changed members.
+struct Members<'a>(&'a mut BTreeSet<Key>);
+
+impl Members<'_> {
+    fn change<T: Copy + Ord>(&mut self, set: &mut BTreeSet<T>, changes: BTreeMap<T, bool>, key: impl Fn(T) -> Key) {
+        for (member, present) in changes {
+            self.0.insert(key(member));
+            if present {
+                set.insert(member);
+            } else {
+                set.remove(&member);
+            }
+        }
     }
 }

@@ -1,101 +1,224 @@
-//! What must change for the kernel to hold what is desired.
+//! What must change for the kernel to hold what is desired, key by key: the cost is that of what changed.
 //!
-//! Endpoints keep their slots as long as they can, and slots stay dense from 0: a removed endpoint's slot is taken by a new
-//! one, else by the last. A Service that changes class is put into the new class's set with the endpoints, and taken out of
-//! the old one in the commit after: a packet that meets sets of both sides of a commit always finds the Service in one.
+//! A VIP is put into what it enters together with its new endpoints, and taken out of what it leaves in the commit after: a
+//! packet that meets sets of both sides of a commit always finds its way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use nftfleet_domain::service::{Endpoint, Vip};
 
-use super::desired::{Change, Desired, Element, Programmed, Slots};
+use super::desired::{Desired, Frontend, Key, List};
 use super::layout::{class_of, most_endpoints};
+use super::place;
+use super::programmed::{Change, Element, Group, Held, HeldList, Programmed, Which};
 
-/// The changes of the next commit; empty when the kernel holds what is desired. After a commit with changes, ask again:
-/// changes of class take two commits.
-pub fn diff(desired: &Desired, programmed: &Programmed) -> Vec<Change> {
+/// The changes of the next commit for these keys; empty when the kernel holds what is desired. After a commit with changes,
+/// ask again: what is left behind goes in a second one.
+pub fn diff<'a>(desired: &Desired, programmed: &Programmed, keys: impl IntoIterator<Item = &'a Key>) -> Vec<Change> {
     let mut changes = Vec::new();
-    // Removals stand first where order is free, so that a set which is full has room.
-    for address in programmed.cluster_ips.difference(&desired.cluster_ips) {
-        changes.push(Change::Remove(Element::ClusterIp(*address)));
-    }
-    for (protocol, endpoint) in programmed.local.difference(&desired.local) {
-        changes.push(Change::Remove(Element::Local(*protocol, *endpoint)));
-    }
-    let none = BTreeSet::new();
-    let empty = Slots::default();
-    for (vip, slots) in &programmed.services {
-        if !desired.services.contains_key(vip) {
-            service(*vip, &none, slots, &mut changes);
+    for key in keys {
+        match *key {
+            Key::Vip(vip) => of_vip(vip, desired.frontends.get(&vip), programmed, &mut changes),
+            Key::ClusterIp(address) => {
+                let (wanted, held) = (desired.cluster_ips.get(&address), programmed.cluster_ips.get(&address));
+                if wanted != held {
+                    let element = |name: &Arc<str>| Element::ClusterIp(address, Arc::clone(name));
+                    changes.extend(held.map(|name| Change::Remove(element(name))));
+                    changes.extend(wanted.map(|name| Change::Add(element(name))));
+                }
+            }
+            Key::ExternalIp(address) => changes.extend(member(
+                &desired.external_ips,
+                &programmed.external_ips,
+                &address,
+                Element::ExternalIp(address),
+            )),
+            Key::NodePortIp(address) => changes.extend(member(
+                &desired.nodeport_ips,
+                &programmed.nodeport_ips,
+                &address,
+                Element::NodePortIp(address),
+            )),
+            Key::ServiceCidr(network) => changes.extend(member(
+                &desired.service_cidrs,
+                &programmed.service_cidrs,
+                &network,
+                Element::ServiceCidr(network),
+            )),
+            Key::Hairpin(protocol, endpoint) => changes.extend(member(
+                &desired.hairpins,
+                &programmed.hairpins,
+                &(protocol, endpoint),
+                Element::Hairpin(protocol, endpoint),
+            )),
         }
-    }
-    for (vip, endpoints) in &desired.services {
-        service(
-            *vip,
-            endpoints,
-            programmed.services.get(vip).unwrap_or(&empty),
-            &mut changes,
-        );
-    }
-    for (protocol, endpoint) in desired.local.difference(&programmed.local) {
-        changes.push(Change::Add(Element::Local(*protocol, *endpoint)));
-    }
-    for address in desired.cluster_ips.difference(&programmed.cluster_ips) {
-        changes.push(Change::Add(Element::ClusterIp(*address)));
     }
     changes
 }
 
-fn service(vip: Vip, wanted: &BTreeSet<Endpoint>, slots: &Slots, changes: &mut Vec<Change>) {
-    let placed = place(wanted, &slots.endpoints);
-    for (slot, endpoint) in &slots.endpoints {
-        if placed.get(slot) != Some(endpoint) {
-            changes.push(Change::Remove(Element::Slot(vip, *slot, *endpoint)));
-        }
-    }
-    for (slot, endpoint) in &placed {
-        if slots.endpoints.get(slot) != Some(endpoint) {
-            changes.push(Change::Add(Element::Slot(vip, *slot, *endpoint)));
-        }
-    }
-    let class = class_of(placed.len());
-    let enters = class.filter(|class| !slots.classes.contains(class));
-    if let Some(class) = enters {
-        changes.push(Change::Add(Element::Class(vip, class)));
-    } else {
-        for old in slots.classes.iter().filter(|old| Some(**old) != class) {
-            changes.push(Change::Remove(Element::Class(vip, *old)));
-        }
+/// All keys of both sides.
+pub fn all_keys(desired: &Desired, programmed: &Programmed) -> BTreeSet<Key> {
+    let mut keys = desired.keys();
+    keys.extend(programmed.keys());
+    keys
+}
+
+fn member<T: Ord>(wanted: &BTreeSet<T>, held: &BTreeSet<T>, member: &T, element: Element) -> Option<Change> {
+    match (wanted.contains(member), held.contains(member)) {
+        (true, false) => Some(Change::Add(element)),
+        (false, true) => Some(Change::Remove(element)),
+        _ => None,
     }
 }
 
-/// The endpoints' slots: dense from 0, with as few moves as can be. Endpoints beyond the largest class are left out, the
-/// highest first; [`Desired`]'s maker counts and names them.
-fn place(wanted: &BTreeSet<Endpoint>, held: &BTreeMap<u16, Endpoint>) -> BTreeMap<u16, Endpoint> {
-    let wanted: BTreeSet<Endpoint> = wanted.iter().take(most_endpoints()).copied().collect();
-    let mut placed = BTreeMap::new();
-    let mut kept = BTreeSet::new();
-    for (slot, endpoint) in held {
-        if usize::from(*slot) < wanted.len() && wanted.contains(endpoint) && kept.insert(*endpoint) {
-            placed.insert(*slot, *endpoint);
+/// The changes of one VIP, sorted by when they may happen.
+#[derive(Default)]
+struct Plan {
+    /// Now, in this commit.
+    now: Vec<Change>,
+    /// In the commit after anything was entered; now if nothing was.
+    after: Vec<Element>,
+    /// Whether the VIP enters a set that packets are sent by.
+    enters: bool,
+}
+
+fn of_vip(vip: Vip, wanted: Option<&Frontend>, programmed: &Programmed, changes: &mut Vec<Change>) {
+    let nothing = Held::default();
+    let held = programmed.vips.get(&vip).unwrap_or(&nothing);
+    let mut plan = Plan::default();
+    for which in Which::BOTH {
+        let list = wanted.and_then(|frontend| match which {
+            Which::All => frontend.all.as_ref(),
+            Which::Local => frontend.local.as_ref(),
+        });
+        of_list(vip, which, list, held.list(which), programmed, &mut plan);
+    }
+    let route = wanted.and_then(|frontend| Some((frontend.route?, &frontend.name)));
+    for (other, name) in &held.routes {
+        let element = Element::Route(vip, *other, Arc::clone(name));
+        match route {
+            Some((route, wanted)) if route == *other => {
+                if wanted != name {
+                    plan.now.push(Change::Remove(element));
+                    plan.now
+                        .push(Change::Add(Element::Route(vip, route, Arc::clone(wanted))));
+                }
+            }
+            _ => plan.after.push(element),
         }
     }
-    let mut homeless = wanted.iter().filter(|endpoint| !kept.contains(endpoint));
-    for slot in (0..=u16::MAX).take(wanted.len()) {
-        if let std::collections::btree_map::Entry::Vacant(vacant) = placed.entry(slot)
-            && let Some(endpoint) = homeless.next()
-        {
-            vacant.insert(*endpoint);
-        }
+    if let Some((route, name)) = route
+        && !held.routes.contains_key(&route)
+    {
+        plan.now.push(Change::Add(Element::Route(vip, route, Arc::clone(name))));
+        plan.enters = true;
     }
-    placed
+    of_sources(vip, wanted, held, &mut plan);
+    changes.append(&mut plan.now);
+    if !plan.enters {
+        changes.extend(plan.after.into_iter().map(Change::Remove));
+    }
+}
+
+fn of_list(vip: Vip, which: Which, list: Option<&List>, held: &HeldList, programmed: &Programmed, plan: &mut Plan) {
+    let slot = |(slot, endpoint): (u16, &Endpoint)| Element::Slot(vip, which, slot, *endpoint);
+    let filled = || (0..).zip(&held.slots).filter_map(|(n, e)| Some((n, e.as_ref()?)));
+    let ticket = |ticket: &u16, endpoint: &Endpoint| Element::Ticket(vip, which, *ticket, *endpoint);
+    let affinity = list.and_then(|list| list.affinity.as_ref());
+    let endpoints = list.map(|list| &list.endpoints[..list.endpoints.len().min(most_endpoints(which))]);
+    let group = match (endpoints, affinity) {
+        (None, _) => None,
+        (Some(endpoints), None) => {
+            let placed = place::slots(endpoints, &held.slots);
+            let at = |n: u16| placed.get(usize::from(n));
+            plan.now.extend(
+                filled()
+                    .filter(|(n, e)| at(*n) != Some(e))
+                    .map(slot)
+                    .map(Change::Remove),
+            );
+            let before = |n: u16| held.slots.get(usize::from(n)).and_then(Option::as_ref);
+            let new = (0..).zip(&placed).filter(|(n, e)| before(*n) != Some(e));
+            plan.now.extend(new.map(slot).map(Change::Add));
+            class_of(placed.len()).map(Group::Class)
+        }
+        (Some(endpoints), Some(affinity)) => {
+            let known = known_tickets(held, affinity, which, programmed);
+            let (placed, class) = place::tickets(endpoints, known);
+            for (n, endpoint) in held.tickets.iter().filter(|(n, e)| placed.get(n) != Some(e)) {
+                plan.now.push(Change::Remove(ticket(n, endpoint)));
+            }
+            for (n, endpoint) in placed.iter().filter(|(n, e)| held.tickets.get(n) != Some(e)) {
+                plan.now.push(Change::Add(ticket(n, endpoint)));
+            }
+            if held.number != Some(affinity.number) {
+                let number = |number| Element::Number(vip, which, number);
+                plan.now.extend(held.number.map(number).map(Change::Remove));
+                plan.now.push(Change::Add(number(affinity.number)));
+            }
+            let timeout = affinity.timeout;
+            Some(Group::Sticky { timeout, class })
+        }
+    };
+    if list.is_none() || affinity.is_some() {
+        plan.after.extend(filled().map(slot));
+    }
+    if affinity.is_none() {
+        plan.after.extend(held.tickets.iter().map(|(n, e)| ticket(n, e)));
+        plan.after.extend(held.number.map(|n| Element::Number(vip, which, n)));
+    }
+    let leaves = held.groups.iter().filter(|other| Some(**other) != group);
+    plan.after
+        .extend(leaves.map(|group| Element::Member(vip, which, *group)));
+    if let Some(group) = group.filter(|group| !held.groups.contains(group)) {
+        plan.now.push(Change::Add(Element::Member(vip, which, group)));
+        plan.enters = true;
+    }
+}
+
+/// The tickets that clients may hold: the VIP's own, or those of a sibling if it is new.
+fn known_tickets<'a>(
+    held: &'a HeldList,
+    affinity: &super::desired::Affinity,
+    which: Which,
+    programmed: &'a Programmed,
+) -> &'a std::collections::BTreeMap<u16, Endpoint> {
+    if held.number == Some(affinity.number) {
+        return &held.tickets;
+    }
+    let siblings = affinity.siblings.iter().filter_map(|vip| programmed.vips.get(vip));
+    let mut lists = siblings.map(|sibling| sibling.list(which));
+    let same = lists.find(|list| list.number == Some(affinity.number));
+    same.map_or(&held.tickets, |list| &list.tickets)
+}
+
+fn of_sources(vip: Vip, wanted: Option<&Frontend>, held: &Held, plan: &mut Plan) {
+    let sources = wanted.and_then(|frontend| frontend.sources.as_deref());
+    if sources.is_none() && held.firewalled {
+        // First the VIP is open again, then its sources go: a packet must not find the one without the other.
+        plan.now.push(Change::Remove(Element::Firewalled(vip)));
+        return;
+    }
+    let none = BTreeSet::new();
+    let allowed = sources.unwrap_or(&none);
+    let source = |network: &ipnet::IpNet| Element::Source(vip, *network);
+    plan.now
+        .extend(held.sources.difference(allowed).map(source).map(Change::Remove));
+    plan.now
+        .extend(allowed.difference(&held.sources).map(source).map(Change::Add));
+    if sources.is_some() && !held.firewalled {
+        plan.now.push(Change::Add(Element::Firewalled(vip)));
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::net::IpAddr;
 
     use super::*;
+    use crate::dataplane::desired::{Affinity, Route};
     use nftfleet_domain::service::Protocol;
     use proptest::prelude::*;
 
@@ -108,51 +231,141 @@ mod tests {
     }
 
     fn endpoint(n: u16) -> Endpoint {
+        let [high, low] = n.to_be_bytes();
         Endpoint {
-            address: IpAddr::from([10, 128, n.to_be_bytes()[0], n.to_be_bytes()[1]]),
+            address: IpAddr::from([10, 128, high, low]),
             port: 8080,
         }
     }
 
-    fn desired(services: &BTreeMap<u16, BTreeSet<u16>>) -> Desired {
+    /// A Service's port in a few numbers.
+    #[derive(Clone, Debug)]
+    struct Sketch {
+        all: BTreeSet<u16>,
+        local: BTreeSet<u16>,
+        route: Option<Route>,
+        timeout: Option<u32>,
+        sources: Option<BTreeSet<u8>>,
+    }
+
+    fn list(vip: Vip, endpoints: &BTreeSet<u16>, timeout: Option<u32>, number: u32) -> Option<List> {
+        let affinity = timeout.map(|timeout| Affinity {
+            timeout,
+            number,
+            siblings: [vip].into(),
+        });
+        (!endpoints.is_empty()).then(|| List {
+            endpoints: endpoints.iter().map(|n| endpoint(*n)).collect(),
+            affinity,
+        })
+    }
+
+    fn frontend(vip: Vip, sketch: &Sketch) -> Frontend {
+        let network = |n: &u8| ipnet::IpNet::new(IpAddr::from([192, 0, *n, 0]), 24).unwrap();
+        let sources = sketch.sources.as_ref();
+        Frontend {
+            name: format!("shop/web:{}", sketch.all.len()).into(),
+            route: sketch.route,
+            all: list(vip, &sketch.all, sketch.timeout, 1),
+            local: list(vip, &sketch.local, sketch.timeout, 2),
+            sources: sources.map(|sources| Arc::new(sources.iter().map(network).collect())),
+            serving: [].into(),
+        }
+    }
+
+    fn desired(sketches: &BTreeMap<u16, Sketch>) -> Desired {
+        let frontends = sketches
+            .iter()
+            .map(|(port, sketch)| (vip(*port), frontend(vip(*port), sketch)));
+        let locals = sketches.values().flat_map(|sketch| &sketch.local);
         Desired {
-            services: services
-                .iter()
-                .map(|(port, endpoints)| (vip(*port), endpoints.iter().map(|n| endpoint(*n)).collect()))
+            frontends: frontends.collect(),
+            cluster_ips: sketches
+                .keys()
+                .map(|n| {
+                    (
+                        IpAddr::from([10, 96, 0, n.to_be_bytes()[1]]),
+                        format!("shop/{n}").into(),
+                    )
+                })
                 .collect(),
-            cluster_ips: BTreeSet::from([IpAddr::from([10, 96, 0, 1])]),
-            local: services
-                .values()
-                .flatten()
-                .take(2)
-                .map(|n| (Protocol::Tcp, endpoint(*n)))
+            external_ips: sketches
+                .keys()
+                .map(|n| IpAddr::from([198, 51, 100, n.to_be_bytes()[1]]))
                 .collect(),
+            hairpins: locals.map(|n| (Protocol::Tcp, endpoint(*n))).collect(),
+            ..Desired::default()
+        }
+    }
+
+    fn plain(endpoints: impl IntoIterator<Item = u16>) -> Sketch {
+        Sketch {
+            all: endpoints.into_iter().collect(),
+            local: BTreeSet::new(),
+            route: None,
+            timeout: None,
+            sources: None,
+        }
+    }
+
+    fn one(sketch: Sketch) -> Desired {
+        desired(&[(80, sketch)].into())
+    }
+
+    fn next(desired: &Desired, programmed: &Programmed) -> Vec<Change> {
+        diff(desired, programmed, &all_keys(desired, programmed))
+    }
+
+    /// The endpoints that a packet would find for a VIP in one of its lists, through the first group that it is in; none if
+    /// it is in no group.
+    fn reached(programmed: &Programmed, vip: Vip, which: Which) -> Option<BTreeSet<Endpoint>> {
+        let list = programmed.vips.get(&vip)?.list(which);
+        let drawn = |class: &u16| match list.groups.iter().find(|g| matches!(g, Group::Class(_))) {
+            Some(Group::Class(class)) => (0..*class)
+                .filter_map(|slot| *list.slots.get(usize::from(slot))?)
+                .collect(),
+            _ => list.tickets.range(..class).map(|(_, endpoint)| *endpoint).collect(),
+        };
+        let plain = list.groups.iter().find(|group| matches!(group, Group::Class(_)));
+        match plain.or(list.groups.first())? {
+            Group::Class(class) | Group::Sticky { class, .. } => Some(drawn(class)),
         }
     }
 
     /// Commits until nothing changes, checking after every commit what a packet may rely on.
     fn settle(programmed: &mut Programmed, desired: &Desired) -> usize {
         for commits in 0..4 {
-            let changes = diff(desired, programmed);
+            let changes = next(desired, programmed);
             if changes.is_empty() {
+                for (vip, frontend) in &desired.frontends {
+                    for (which, wanted) in [(Which::All, &frontend.all), (Which::Local, &frontend.local)] {
+                        let wanted = wanted
+                            .iter()
+                            .flat_map(|list| list.endpoints.iter().take(most_endpoints(which)));
+                        let found = reached(programmed, *vip, which).unwrap_or_default();
+                        assert_eq!(found, wanted.copied().collect(), "{vip}");
+                    }
+                }
                 return commits;
             }
-            programmed.apply(&changes);
-            for (vip, endpoints) in &desired.services {
-                let Some(slots) = programmed.services.get(vip) else {
-                    assert!(endpoints.is_empty(), "{vip} is not programmed");
-                    continue;
+            let before: BTreeMap<_, _> = Which::BOTH
+                .into_iter()
+                .flat_map(|which| desired.frontends.keys().map(move |vip| (*vip, which)))
+                .map(|(vip, which)| ((vip, which), reached(programmed, vip, which)))
+                .collect();
+            programmed.apply(changes);
+            for ((vip, which), before) in before {
+                let frontend = &desired.frontends[&vip];
+                let wanted = match which {
+                    Which::All => &frontend.all,
+                    Which::Local => &frontend.local,
                 };
-                let found: BTreeSet<Endpoint> = slots.endpoints.values().copied().collect();
-                assert_eq!(found, *endpoints, "{vip}");
-                assert!(
-                    slots.endpoints.keys().copied().map(usize::from).eq(0..endpoints.len()),
-                    "{vip} has a hole"
-                );
-                assert!(
-                    slots.classes.contains(&class_of(endpoints.len()).unwrap_or(0)) || endpoints.is_empty(),
-                    "{vip}"
-                );
+                let Some(wanted) = wanted else { continue };
+                let found = reached(programmed, vip, which).unwrap_or_default();
+                // Of the smaller class that it leaves, the first endpoints; of what it leaves altogether, the old ones.
+                let is_wanted = found.iter().all(|endpoint| wanted.endpoints.contains(endpoint));
+                assert!(!found.is_empty(), "{vip} reaches nobody");
+                assert!(is_wanted || Some(&found) == before.as_ref(), "{vip} reaches {found:?}");
             }
         }
         panic!("the diff does not come to an end");
@@ -161,15 +374,13 @@ mod tests {
     #[test]
     fn replacing_an_endpoint_touches_one_slot() {
         let mut programmed = Programmed::default();
-        settle(&mut programmed, &desired(&BTreeMap::from([(80, (0..5).collect())])));
-        let mut next = desired(&BTreeMap::from([(80, BTreeSet::from([0, 1, 9, 3, 4]))]));
-        next.local = programmed.local.clone();
-        let changes = diff(&next, &programmed);
+        settle(&mut programmed, &one(plain(0..5)));
+        let changes = next(&one(plain([0, 1, 9, 3, 4])), &programmed);
         assert_eq!(
             changes,
             [
-                Change::Remove(Element::Slot(vip(80), 2, endpoint(2))),
-                Change::Add(Element::Slot(vip(80), 2, endpoint(9)))
+                Change::Remove(Element::Slot(vip(80), Which::All, 2, endpoint(2))),
+                Change::Add(Element::Slot(vip(80), Which::All, 2, endpoint(9)))
             ]
         );
     }
@@ -177,50 +388,136 @@ mod tests {
     #[test]
     fn a_change_of_class_leaves_the_old_set_one_commit_later() {
         let mut programmed = Programmed::default();
-        settle(&mut programmed, &desired(&BTreeMap::from([(80, (0..3).collect())])));
-        let next = desired(&BTreeMap::from([(80, (0..5).collect())]));
-        programmed.apply(&diff(&next, &programmed));
-        assert_eq!(programmed.services[&vip(80)].classes, BTreeSet::from([3, 5]));
-        assert_eq!(diff(&next, &programmed), [Change::Remove(Element::Class(vip(80), 3))]);
+        settle(&mut programmed, &one(plain(0..3)));
+        let wish = one(plain(0..5));
+        programmed.apply(next(&wish, &programmed));
+        let member = |class| Element::Member(vip(80), Which::All, Group::Class(class));
+        assert_eq!(programmed.vips[&vip(80)].all.groups, [Group::Class(3), Group::Class(5)]);
+        // The name of the sketch changes nothing here: it stands in no set of a ClusterIP's VIP.
+        assert_eq!(next(&wish, &programmed), [Change::Remove(member(3))]);
+    }
+
+    #[test]
+    fn a_service_that_loses_its_affinity_keeps_its_tickets_until_its_slots_are_found() {
+        let mut programmed = Programmed::default();
+        let sticky = Sketch {
+            timeout: Some(10),
+            ..plain(0..3)
+        };
+        settle(&mut programmed, &one(sticky));
+        let wish = one(plain(0..3));
+        programmed.apply(next(&wish, &programmed));
+        let list = &programmed.vips[&vip(80)].all;
+        assert_eq!((list.slots.len(), list.tickets.len(), list.groups.len()), (3, 3, 2));
+        programmed.apply(next(&wish, &programmed));
+        let list = &programmed.vips[&vip(80)].all;
+        assert_eq!((list.tickets.len(), list.number, list.groups.len()), (0, None, 1));
+    }
+
+    #[test]
+    fn a_new_vip_of_a_service_has_the_tickets_of_its_siblings() {
+        let mut programmed = Programmed::default();
+        let siblings: Arc<[Vip]> = [vip(80), vip(81)].into();
+        let wish = |ports: &[u16], endpoints: &[u16]| {
+            let mut wish = Desired::default();
+            for port in ports {
+                let sketch = Sketch {
+                    timeout: Some(10),
+                    ..plain(endpoints.iter().copied())
+                };
+                let mut frontend = frontend(vip(*port), &sketch);
+                let affinity = frontend.all.as_mut().and_then(|list| list.affinity.as_mut());
+                affinity.unwrap().siblings = Arc::clone(&siblings);
+                wish.frontends.insert(vip(*port), frontend);
+            }
+            wish
+        };
+        settle(&mut programmed, &wish(&[80], &[0, 1, 2, 3]));
+        settle(&mut programmed, &wish(&[80], &[1, 3]));
+        settle(&mut programmed, &wish(&[80, 81], &[1, 3, 5]));
+        let tickets = |port| programmed.vips[&vip(port)].all.tickets.clone();
+        assert_eq!(tickets(80), tickets(81));
+    }
+
+    #[test]
+    fn a_vip_is_open_before_its_sources_go() {
+        let mut programmed = Programmed::default();
+        let guarded = Sketch {
+            sources: Some([1, 2].into()),
+            ..plain([1])
+        };
+        settle(&mut programmed, &one(guarded));
+        let wish = one(plain([1]));
+        assert_eq!(next(&wish, &programmed), [Change::Remove(Element::Firewalled(vip(80)))]);
+        assert_eq!(settle(&mut programmed, &wish), 2);
+        assert!(programmed.vips[&vip(80)].sources.is_empty());
     }
 
     #[test]
     fn the_last_endpoint_leaves_nothing_behind() {
         let mut programmed = Programmed::default();
-        settle(&mut programmed, &desired(&BTreeMap::from([(80, (0..3).collect())])));
-        settle(&mut programmed, &desired(&BTreeMap::from([(80, BTreeSet::new())])));
-        assert!(programmed.services.is_empty());
+        settle(&mut programmed, &one(plain(0..3)));
+        settle(&mut programmed, &one(plain([])));
+        assert!(programmed.vips.is_empty());
     }
 
     #[test]
     fn more_endpoints_than_the_largest_class_holds_are_cut() {
         let mut programmed = Programmed::default();
-        let many: BTreeSet<u16> = (0..17_000).collect();
-        let wish = desired(&BTreeMap::from([(80, many)]));
-        let changes = diff(&wish, &programmed);
-        programmed.apply(&changes);
-        assert_eq!(programmed.services[&vip(80)].endpoints.len(), most_endpoints());
-        assert_eq!(diff(&wish, &programmed), []);
+        let wish = one(plain(0..17_000));
+        settle(&mut programmed, &wish);
+        assert_eq!(programmed.vips[&vip(80)].all.slots.len(), most_endpoints(Which::All));
+        assert_eq!(next(&wish, &programmed), []);
+    }
+
+    fn sketch() -> impl Strategy<Value = Sketch> {
+        let numbers = || proptest::collection::btree_set(0u16..40, 0..30);
+        let route = prop_oneof![
+            Just(None),
+            Just(Some(Route::ToAll)),
+            Just(Some(Route::ToLocal)),
+            Just(Some(Route::NoEndpoints)),
+            Just(Some(Route::NoLocalEndpoints)),
+        ];
+        let sources = proptest::option::of(proptest::collection::btree_set(0u8..9, 1..5));
+        let timeout = proptest::option::of(10u32..12);
+        (numbers(), numbers(), route, timeout, sources).prop_map(|(all, local, route, timeout, sources)| Sketch {
+            all,
+            local,
+            route,
+            timeout,
+            sources,
+        })
     }
 
     proptest! {
         #[test]
         fn any_history_ends_in_the_desired_state(
-            history in proptest::collection::vec(
-                proptest::collection::btree_map(1u16..6, proptest::collection::btree_set(0u16..40, 0..30), 0..5),
-                1..8,
-            )
+            history in proptest::collection::vec(proptest::collection::btree_map(1u16..6, sketch(), 0..5), 1..8)
         ) {
             let mut programmed = Programmed::default();
-            for services in &history {
-                let wish = desired(services);
+            for sketches in &history {
+                let wish = desired(sketches);
                 let commits = settle(&mut programmed, &wish);
-                prop_assert!(commits <= 2, "{commits} commits");
+                prop_assert!(commits <= 3, "{commits} commits");
                 prop_assert_eq!(&programmed.cluster_ips, &wish.cluster_ips);
-                prop_assert_eq!(&programmed.local, &wish.local);
-                for slots in programmed.services.values() {
-                    prop_assert_eq!(slots.classes.len(), 1);
+                prop_assert_eq!(&programmed.external_ips, &wish.external_ips);
+                prop_assert_eq!(&programmed.hairpins, &wish.hairpins);
+                for (vip, frontend) in &wish.frontends {
+                    let held = programmed.vips.get(vip).cloned().unwrap_or_default();
+                    prop_assert_eq!(held.routes.keys().copied().collect::<Vec<_>>(), frontend.route.into_iter().collect::<Vec<_>>());
+                    prop_assert_eq!(held.firewalled, frontend.sources.is_some());
+                    prop_assert_eq!(&held.sources, &frontend.sources.as_deref().cloned().unwrap_or_default());
+                    for (which, wanted) in [(Which::All, &frontend.all), (Which::Local, &frontend.local)] {
+                        let list = held.list(which);
+                        prop_assert_eq!(list.groups.len(), usize::from(wanted.is_some()));
+                        let sticky = wanted.as_ref().is_some_and(|list| list.affinity.is_some());
+                        prop_assert_eq!(list.number.is_some(), sticky);
+                        prop_assert_eq!(list.tickets.is_empty(), !sticky);
+                        prop_assert_eq!(list.slots.is_empty(), sticky || wanted.is_none());
+                    }
                 }
+                prop_assert_eq!(programmed.vips.keys().filter(|vip| !wish.frontends.contains_key(vip)).count(), 0);
             }
         }
     }

@@ -15,6 +15,8 @@ pub enum Field {
     DestinationPort,
     /// A number drawn at random.
     Slot,
+    /// The packet's priority, in which a ticket or the number of a Service's port stands while its chain is run.
+    Priority,
 }
 
 impl Field {
@@ -56,6 +58,10 @@ pub enum MetaKey {
     Protocol,
     /// Its mark.
     Mark,
+    /// Its priority (`skb->priority`).
+    Priority,
+    /// The name of the device through which it came, 16 bytes; empty for packets of the node's own.
+    InputName,
 }
 
 /// A property of the packet's connection.
@@ -81,6 +87,19 @@ pub enum Verdict {
     Jump(String),
     /// Runs a chain and comes back to whoever jumped here.
     Goto(String),
+    /// Lets the packet go on as it is.
+    Accept,
+    /// Throws the packet away without a word.
+    Drop,
+}
+
+/// What a rule does to a dynamic map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DynamicOperation {
+    /// Puts an element in, or only renews the time limit of one that is there.
+    Update,
+    /// Takes an element out.
+    Delete,
 }
 
 /// One instruction. Registers are nftables' own numbers: 1-4 of 16 bytes, 8-23 of 4 bytes over the same memory.
@@ -136,14 +155,63 @@ pub enum Expression {
         /// What is flipped after.
         xor: Vec<u8>,
     },
-    /// Draws a number from 0 to `modulus` - 1.
-    Random {
-        /// One more than the largest.
+    /// Puts a value into a register.
+    Immediate {
+        /// Where to.
+        register: u32,
+        /// The value.
+        value: Vec<u8>,
+    },
+    /// Hashes a register with Jenkins' hash.
+    Hash {
+        /// From where.
+        from: u32,
+        /// How many bytes.
+        length: u32,
+        /// One more than the largest result.
         modulus: u32,
+        /// The seed.
+        seed: u32,
         /// Where to.
         register: u32,
     },
-    /// Looks a key up; ends the rule on a miss.
+    /// Changes a dynamic map.
+    Dynamic {
+        /// What is done.
+        operation: DynamicOperation,
+        /// The map.
+        set: String,
+        /// Where the key begins.
+        key: u32,
+        /// Where the data stands.
+        data: u32,
+        /// After how many milliseconds the element goes; 0 leaves the map's own, or means nothing.
+        timeout: u64,
+    },
+    /// Loads the kind of address (`RTN_*`) that the packet's source is to this node.
+    LoadSourceKind {
+        /// Where to.
+        register: u32,
+    },
+    /// Turns the bytes of every `size`-byte number in `length` bytes.
+    ByteOrder {
+        /// From and to.
+        register: u32,
+        /// Bytes in all.
+        length: u32,
+        /// Bytes of one number.
+        size: u32,
+    },
+    /// Draws a number from `offset` to `offset` + `modulus` - 1.
+    Random {
+        /// How many numbers there are.
+        modulus: u32,
+        /// The smallest.
+        offset: u32,
+        /// Where to.
+        register: u32,
+    },
+    /// Looks a key up; ends the rule at a miss.
     Lookup {
         /// Where the key begins.
         register: u32,
@@ -151,6 +219,8 @@ pub enum Expression {
         set: String,
         /// Where a map's data goes.
         into: Option<u32>,
+        /// Whether the rule goes on at a miss instead.
+        inverted: bool,
     },
     /// Translates the destination; ends the evaluation.
     Dnat {
@@ -226,6 +296,10 @@ pub fn load_fields(family: Family, fields: &[Field]) -> Vec<Expression> {
                 base: Base::Transport,
                 offset: 2,
                 length: 2,
+                register,
+            },
+            Field::Priority => Expression::LoadMeta {
+                key: MetaKey::Priority,
                 register,
             },
             Field::Slot => continue,

@@ -1,11 +1,12 @@
 //! The only door to the kernel, as a trait: tests hand in a kernel made of a value.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use nftfleet_domain::inventory::TableState;
 
-use super::desired::{Change, Programmed};
-use super::layout::{Chain, Layout};
+use super::layout::{Chain, Layout, Set};
+use super::programmed::{Change, Programmed, Sticky};
 
 /// Why the kernel could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -45,23 +46,37 @@ pub struct Observed {
     pub programmed: Programmed,
 }
 
-/// What one commit does: all of it or nothing.
+/// What one commit does: all of it or nothing, in this order.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Transaction<'a> {
     /// Whether to delete the table first.
     pub replace: bool,
-    /// The table to make, if there is none.
-    pub make: Option<&'a Layout>,
+    /// Whether to make the table.
+    pub make: bool,
+    /// Whether the table is to be dormant; none leaves it as it is, and makes it active.
+    pub dormant: Option<bool>,
+    /// Sets to make.
+    pub sets: &'a [&'a Set],
+    /// Chains to make, with their rules.
+    pub chains: &'a [&'a Chain],
     /// Chains whose rules are to be written anew. A packet on its way through them finds the sets as they were.
     pub rewrite: &'a [&'a Chain],
-    /// Whether the table is to be dormant; none leaves it as it is.
-    pub dormant: Option<bool>,
+    /// Chains to delete, to which no rule leads any more.
+    pub old_chains: &'a [&'a str],
+    /// Sets to delete, into which no rule looks any more.
+    pub old_sets: &'a [&'a str],
     /// The elements to change.
     pub changes: &'a [Change],
 }
 
 /// The only door to the kernel.
 pub trait Kernel {
+    /// The groups for session affinity whose sets are in our table; none if there is no table.
+    ///
+    /// # Errors
+    /// See [`KernelError`].
+    fn stickies(&mut self) -> Result<BTreeSet<Sticky>, KernelError>;
+
     /// The whole of our table, none if there is none, or an error: never a part of it.
     ///
     /// # Errors

@@ -7,10 +7,12 @@ pub mod expression;
 pub mod kernel;
 pub mod layout;
 pub mod netlink;
+mod place;
+pub mod programmed;
 pub mod reconcile;
 
 pub use actor::{Actor, Status};
-pub use desired::Desired;
+pub use desired::{Desired, Key, Update};
 pub use kernel::{Kernel, KernelError};
 pub use layout::{Layout, LayoutSettings};
 pub use netlink::Netlink;

@@ -1,14 +1,23 @@
 //! Keeps the kernel's table what is desired: compares two states and commits the difference, never chases events.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use nftfleet_domain::inventory::TableState;
+use nftfleet_domain::service::{Protocol, Vip};
 
-use super::desired::{Desired, Programmed};
-use super::diff::diff;
+use super::desired::{Desired, Key, Pods};
+use super::diff::{all_keys, diff};
 use super::kernel::{Kernel, KernelError, Transaction};
-use super::layout::Layout;
+use super::layout::{Chain, Layout, LayoutSettings, Set, names};
+use super::programmed::{Change, Element, Group, Programmed, Sticky, sticky_of};
 
-/// A change of class takes two commits; more than a few mean that the diff does not come to an end.
+/// A change takes two commits; more than a few mean that the diff does not come to an end.
 const MOST_COMMITS: usize = 4;
+
+/// How many groups for session affinity may be left without VIPs before their sets and chains are taken away: they are
+/// likely to be needed again.
+const SPARE_STICKIES: usize = 16;
 
 /// What the kernel holds, as far as we know.
 #[derive(Debug)]
@@ -18,14 +27,7 @@ enum Known {
     /// There is no table.
     Absent,
     /// There is a table, and its sets and chains are as we would make them.
-    Table {
-        /// Whether it hooks nothing.
-        dormant: bool,
-        /// Chains whose rules are not.
-        stale_chains: Vec<String>,
-        /// Its elements.
-        programmed: Programmed,
-    },
+    Table(Box<Table>),
     /// There is a table of ours, but of another make.
     Other {
         /// Whether it hooks nothing.
@@ -33,21 +35,40 @@ enum Known {
     },
 }
 
+/// A table of ours in the kernel.
+#[derive(Debug)]
+struct Table {
+    /// Whether it hooks nothing.
+    dormant: bool,
+    /// Its sets and chains.
+    layout: Arc<Layout>,
+    /// What its rules were made for.
+    pods: Pods,
+    /// Chains whose rules are not as they should be.
+    stale_chains: Vec<String>,
+    /// Its elements.
+    programmed: Programmed,
+}
+
 /// The node's Service data plane.
 #[derive(Debug)]
 pub struct Dataplane<K> {
     kernel: K,
-    layout: Layout,
+    settings: LayoutSettings,
     known: Known,
+    spare_stickies: usize,
+    changed_udp: BTreeSet<Vip>,
 }
 
 impl<K: Kernel> Dataplane<K> {
     /// A data plane of which nothing is known yet.
-    pub fn new(kernel: K, layout: Layout) -> Self {
+    pub fn new(kernel: K, settings: LayoutSettings) -> Self {
         Self {
             kernel,
-            layout,
+            settings,
             known: Known::Nothing,
+            spare_stickies: SPARE_STICKIES,
+            changed_udp: BTreeSet::new(),
         }
     }
 
@@ -65,33 +86,55 @@ impl<K: Kernel> Dataplane<K> {
         Ok(state)
     }
 
-    /// The same as last committed or read; none if that is not known.
-    fn known_state(&self) -> Option<TableState> {
+    /// Whether the table answered for Services when it was last written or read.
+    pub fn is_active(&self) -> bool {
+        self.known_state() == Some(TableState::Active)
+    }
+
+    /// Whether the table is there and hooked in, as last committed or read; none if that is not known.
+    pub fn known_state(&self) -> Option<TableState> {
         match &self.known {
             Known::Nothing => None,
             Known::Absent => Some(TableState::Absent),
-            Known::Table { dormant: true, .. } | Known::Other { dormant: true } => Some(TableState::Dormant),
-            Known::Table { dormant: false, .. } | Known::Other { dormant: false } => Some(TableState::Active),
+            Known::Other { dormant: true } => Some(TableState::Dormant),
+            Known::Other { dormant: false } => Some(TableState::Active),
+            Known::Table(table) if table.dormant => Some(TableState::Dormant),
+            Known::Table(_) => Some(TableState::Active),
         }
+    }
+
+    /// Somebody else wrote into the table: it is read before it is next written.
+    pub fn forget(&mut self) {
+        self.known = Known::Nothing;
     }
 
     /// How many elements the kernel holds, as last committed or read.
     pub fn elements(&self) -> usize {
         match &self.known {
-            Known::Table { programmed, .. } => programmed.elements(),
+            Known::Table(table) => table.programmed.elements(),
             _ => 0,
         }
     }
 
-    fn known(&mut self) -> Result<&Known, KernelError> {
+    /// UDP VIPs whose endpoints were changed since this was last asked.
+    pub fn take_changed_udp(&mut self) -> BTreeSet<Vip> {
+        std::mem::take(&mut self.changed_udp)
+    }
+
+    /// Reads the table unless it is known; `pods` are what its rules should be made for.
+    fn known(&mut self, pods: &Pods) -> Result<&Known, KernelError> {
         if matches!(self.known, Known::Nothing) {
-            self.known = match self.kernel.observe(&self.layout)? {
+            let stickies = self.kernel.stickies()?;
+            let layout = Arc::new(Layout::new(self.settings, pods, &stickies));
+            self.known = match self.kernel.observe(&layout)? {
                 None => Known::Absent,
-                Some(observed) if observed.differences.is_empty() => Known::Table {
+                Some(observed) if observed.differences.is_empty() => Known::Table(Box::new(Table {
                     dormant: observed.dormant,
+                    layout,
+                    pods: pods.clone(),
                     stale_chains: observed.stale_chains,
                     programmed: observed.programmed,
-                },
+                })),
                 Some(observed) => {
                     let differences = observed.differences;
                     tracing::warn!(
@@ -113,50 +156,118 @@ impl<K: Kernel> Dataplane<K> {
     /// # Errors
     /// The kernel refused; what it holds is then read anew at the next call.
     pub fn load(&mut self, desired: &Desired, dormant: bool) -> Result<usize, KernelError> {
-        self.known()?;
+        let keys = match self.known(&desired.pods)? {
+            Known::Table(table) => all_keys(desired, &table.programmed),
+            _ => desired.keys(),
+        };
+        self.converge(desired, &keys, dormant)
+    }
+
+    /// The same for a table that held what was desired until these keys changed. A table that is not known is loaded whole;
+    /// one that is missing is not made.
+    ///
+    /// # Errors
+    /// As [`Dataplane::load`].
+    pub fn follow(&mut self, desired: &Desired, keys: &BTreeSet<Key>) -> Result<usize, KernelError> {
+        match &self.known {
+            Known::Table(_) => self.converge(desired, keys, false),
+            Known::Absent => Ok(0),
+            Known::Nothing | Known::Other { .. } => match self.known(&desired.pods)? {
+                Known::Absent => Ok(0),
+                _ => self.load(desired, false),
+            },
+        }
+    }
+
+    fn converge(&mut self, desired: &Desired, keys: &BTreeSet<Key>, dormant: bool) -> Result<usize, KernelError> {
         let mut commits = 0;
         while commits < MOST_COMMITS {
-            let empty = Programmed::default();
-            let (replace, make, dormant, stale, programmed) = match &self.known {
-                Known::Table {
-                    dormant,
-                    stale_chains,
-                    programmed,
-                } => (false, None, *dormant, stale_chains.as_slice(), programmed),
-                Known::Other { dormant } => (true, Some(&self.layout), *dormant, [].as_slice(), &empty),
-                Known::Nothing | Known::Absent => (false, Some(&self.layout), dormant, [].as_slice(), &empty),
+            let step = Step::next(self.settings, &self.known, desired, keys, dormant);
+            let Some(step) = step else {
+                return Ok(commits + self.retire()?);
             };
-            let changes = diff(desired, programmed);
-            if changes.is_empty() && make.is_none() && stale.is_empty() {
-                return Ok(commits);
-            }
-            let rewrite: Vec<_> = self
-                .layout
-                .chains
-                .iter()
-                .filter(|chain| stale.contains(&chain.name))
-                .collect();
-            let transaction = Transaction {
-                replace,
-                make,
-                rewrite: &rewrite,
-                dormant: make.map(|_| dormant),
-                changes: &changes,
-            };
-            let mut programmed = programmed.clone();
-            if let Err(error) = self.kernel.commit(&transaction) {
-                self.known = Known::Nothing;
-                return Err(error);
-            }
-            programmed.apply(&changes);
-            self.known = Known::Table {
-                dormant,
-                stale_chains: Vec::new(),
-                programmed,
-            };
+            self.commit(step)?;
             commits += 1;
         }
         Ok(commits)
+    }
+
+    fn commit(&mut self, step: Step) -> Result<(), KernelError> {
+        let held = match &self.known {
+            Known::Table(table) => Some(&*table.layout),
+            _ => None,
+        };
+        let objects = Objects::new(held, &step.layout, &step.stale_chains);
+        let transaction = Transaction {
+            replace: step.replace,
+            make: step.make,
+            dormant: step.make.then_some(step.dormant),
+            sets: &objects.new_sets,
+            chains: &objects.new_chains,
+            rewrite: &objects.rewrite,
+            changes: &step.changes,
+            ..Transaction::default()
+        };
+        if let Err(error) = self.kernel.commit(&transaction) {
+            self.known = Known::Nothing;
+            return Err(error);
+        }
+        let udp = step.changes.iter().filter_map(|change| changed_udp(change.element()));
+        self.changed_udp.extend(udp);
+        let mut programmed = match std::mem::replace(&mut self.known, Known::Nothing) {
+            Known::Table(table) => table.programmed,
+            _ => Programmed::default(),
+        };
+        programmed.apply(step.changes);
+        self.known = Known::Table(Box::new(Table {
+            dormant: step.dormant,
+            layout: step.layout,
+            pods: step.pods,
+            stale_chains: vec![],
+            programmed,
+        }));
+        Ok(())
+    }
+
+    /// Takes the sets and chains for session affinity away that have no VIPs any more, once there are many. Gives the number
+    /// of commits.
+    fn retire(&mut self) -> Result<usize, KernelError> {
+        let Known::Table(table) = &mut self.known else {
+            return Ok(0);
+        };
+        let used = |sticky: &Sticky| table.programmed.sticky.contains_key(sticky);
+        let (kept, spare): (BTreeSet<_>, BTreeSet<_>) = table.layout.stickies.iter().partition(|s| used(s));
+        if spare.len() <= self.spare_stickies {
+            return Ok(0);
+        }
+        let layout = Layout::new(self.settings, &table.pods, &kept);
+        let objects = Objects::new(Some(&table.layout), &layout, &[]);
+        let named = |name: fn(_, _, _) -> String| -> Vec<String> {
+            let group = |s: &Sticky| {
+                let (timeout, class) = (s.timeout, s.class);
+                name(s.family, s.which, Group::Sticky { timeout, class })
+            };
+            spare.iter().map(group).collect()
+        };
+        let (chains, sets) = (named(names::picking), named(names::group));
+        let transaction = Transaction {
+            rewrite: &objects.rewrite,
+            old_chains: &chains.iter().map(String::as_str).collect::<Vec<_>>(),
+            old_sets: &sets.iter().map(String::as_str).collect::<Vec<_>>(),
+            ..Transaction::default()
+        };
+        match self.kernel.commit(&transaction) {
+            Ok(()) => {
+                table.layout = Arc::new(layout);
+                Ok(1)
+            }
+            Err(error) => {
+                // Kernels before 6.2 may still hold references. They stay, at the cost of a few kilobytes.
+                tracing::info!(%error, "unused chains for session affinity stay for now");
+                self.spare_stickies = spare.len() * 2;
+                Ok(0)
+            }
+        }
     }
 
     /// Hooks the table in, or takes it off, in one transaction. Does nothing if it is so already. The table's content is not
@@ -178,8 +289,10 @@ impl<K: Kernel> Dataplane<K> {
             self.known = Known::Nothing;
             return Err(error);
         }
-        if let Known::Table { dormant, .. } | Known::Other { dormant } = &mut self.known {
-            *dormant = wanted;
+        match &mut self.known {
+            Known::Table(table) => table.dormant = wanted,
+            Known::Other { dormant } => *dormant = wanted,
+            Known::Nothing | Known::Absent => {}
         }
         Ok(())
     }
@@ -191,36 +304,148 @@ impl<K: Kernel> Dataplane<K> {
     /// The kernel could not be read.
     pub fn compare(&mut self, desired: &Desired) -> Result<Vec<String>, KernelError> {
         self.known = Known::Nothing;
-        self.known()?;
+        self.known(&desired.pods)?;
         Ok(match &self.known {
             Known::Nothing | Known::Absent => vec!["there is no table".to_owned()],
             Known::Other { .. } => vec!["the table's sets or chains are not as they were made".to_owned()],
-            Known::Table {
-                stale_chains,
-                programmed,
-                ..
-            } => {
-                let stale = stale_chains
-                    .iter()
-                    .map(|chain| format!("the rules of chain {chain} differ"));
-                let changes = diff(desired, programmed);
+            Known::Table(table) => {
+                let stale = table.stale_chains.iter();
+                let stale = stale.map(|chain| format!("the rules of chain {chain} differ"));
+                let keys = all_keys(desired, &table.programmed);
+                let changes = diff(desired, &table.programmed, &keys);
                 stale
                     .chain(changes.iter().map(|change| format!("{change:?}")))
                     .collect()
             }
         })
     }
+
+    /// Everything that the table holds, read from the kernel; none if there is no table of ours.
+    ///
+    /// # Errors
+    /// The kernel could not be read.
+    pub fn read(&mut self, pods: &Pods) -> Result<Option<&Programmed>, KernelError> {
+        self.known = Known::Nothing;
+        Ok(match self.known(pods)? {
+            Known::Table(table) => Some(&table.programmed),
+            _ => None,
+        })
+    }
+}
+
+/// What the next commit is to do.
+struct Step {
+    replace: bool,
+    make: bool,
+    /// Whether the table is dormant after it.
+    dormant: bool,
+    layout: Arc<Layout>,
+    pods: Pods,
+    stale_chains: Vec<String>,
+    changes: Vec<Change>,
+}
+
+impl Step {
+    /// None if the kernel holds what is desired.
+    fn next(
+        settings: LayoutSettings,
+        known: &Known,
+        desired: &Desired,
+        keys: &BTreeSet<Key>,
+        dormant: bool,
+    ) -> Option<Self> {
+        let nothing = Programmed::default();
+        let (table, replace, dormant) = match known {
+            Known::Table(table) => (Some(table), false, table.dormant),
+            Known::Other { dormant } => (None, true, *dormant),
+            Known::Nothing | Known::Absent => (None, false, dormant),
+        };
+        let programmed = table.map_or(&nothing, |table| &table.programmed);
+        let changes = diff(desired, programmed, keys);
+        let held = table.map(|table| &table.layout.stickies);
+        let needed = changes.iter().filter_map(needed_sticky);
+        let new: BTreeSet<Sticky> = needed.filter(|s| held.is_none_or(|held| !held.contains(s))).collect();
+        let layout = match table {
+            Some(table) if table.pods == desired.pods && new.is_empty() => {
+                if changes.is_empty() && table.stale_chains.is_empty() {
+                    return None;
+                }
+                Arc::clone(&table.layout)
+            }
+            _ => {
+                let stickies = held.into_iter().flatten().copied().chain(new).collect();
+                Arc::new(Layout::new(settings, &desired.pods, &stickies))
+            }
+        };
+        Some(Self {
+            replace,
+            make: table.is_none(),
+            dormant,
+            layout,
+            pods: desired.pods.clone(),
+            stale_chains: table.map(|table| table.stale_chains.clone()).unwrap_or_default(),
+            changes,
+        })
+    }
+}
+
+/// The sets and chains that differ between what is held and what is wanted.
+struct Objects<'a> {
+    new_sets: Vec<&'a Set>,
+    new_chains: Vec<&'a Chain>,
+    rewrite: Vec<&'a Chain>,
+}
+
+impl<'a> Objects<'a> {
+    fn new(held: Option<&Layout>, wanted: &'a Layout, stale_chains: &[String]) -> Self {
+        let held_set = |name: &str| held.is_some_and(|held| held.sets.iter().any(|set| set.name == name));
+        let held_chain = |name: &str| held.and_then(|held| held.chains.iter().find(|chain| chain.name == name));
+        let is_stale = |chain: &Chain| stale_chains.contains(&chain.name);
+        // Compared only if anything may differ: there are hundreds of both.
+        if stale_chains.is_empty() && held.is_some_and(|held| std::ptr::eq(held, wanted)) {
+            return Self {
+                new_sets: vec![],
+                new_chains: vec![],
+                rewrite: vec![],
+            };
+        }
+        let (old, new_chains): (Vec<_>, Vec<_>) = wanted.chains.iter().partition(|c| held_chain(&c.name).is_some());
+        Self {
+            new_sets: wanted.sets.iter().filter(|set| !held_set(&set.name)).collect(),
+            new_chains,
+            rewrite: old
+                .into_iter()
+                .filter(|chain| is_stale(chain) || held_chain(&chain.name) != Some(chain))
+                .collect(),
+        }
+    }
+}
+
+fn needed_sticky(change: &Change) -> Option<Sticky> {
+    match change {
+        Change::Add(Element::Member(vip, which, group)) => sticky_of(*vip, *which, *group),
+        _ => None,
+    }
+}
+
+/// The VIP, if this is about the endpoints of one of UDP.
+fn changed_udp(element: &Element) -> Option<Vip> {
+    match element {
+        Element::Slot(vip, ..) | Element::Ticket(vip, ..) | Element::Member(vip, ..) | Element::Route(vip, ..) => {
+            (vip.protocol == Protocol::Udp).then_some(*vip)
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::net::IpAddr;
 
     use super::*;
+    use crate::dataplane::desired::{Affinity, Frontend, List};
     use crate::dataplane::kernel::Observed;
-    use crate::dataplane::layout::LayoutSettings;
-    use nftfleet_domain::service::{Endpoint, Protocol, Vip};
+    use nftfleet_domain::service::Endpoint;
 
     /// A kernel made of a value.
     #[derive(Default)]
@@ -228,9 +453,14 @@ mod tests {
         table: Option<Observed>,
         refuse: bool,
         commits: Vec<usize>,
+        stickies: BTreeSet<Sticky>,
     }
 
     impl Kernel for Paper {
+        fn stickies(&mut self) -> Result<BTreeSet<Sticky>, KernelError> {
+            Ok(self.stickies.clone())
+        }
+
         fn observe(&mut self, _: &Layout) -> Result<Option<Observed>, KernelError> {
             Ok(self.table.clone())
         }
@@ -250,7 +480,7 @@ mod tests {
             if transaction.replace {
                 self.table = None;
             }
-            if transaction.make.is_some() {
+            if transaction.make {
                 let dormant = transaction.dormant.unwrap();
                 self.table = Some(Observed {
                     dormant,
@@ -263,38 +493,103 @@ mod tests {
             table
                 .stale_chains
                 .retain(|stale| !transaction.rewrite.iter().any(|chain| chain.name == *stale));
-            table.programmed.apply(transaction.changes);
+            let made = transaction.sets.iter().filter_map(|set| sticky_named(&set.name));
+            self.stickies.extend(made);
+            for set in transaction.old_sets {
+                self.stickies.remove(&sticky_named(set).unwrap());
+            }
+            table.programmed.apply(transaction.changes.to_vec());
             table.dormant = transaction.dormant.unwrap_or(table.dormant);
             self.commits.push(transaction.changes.len());
             Ok(())
         }
     }
 
+    fn sticky_named(name: &str) -> Option<Sticky> {
+        let (family, which, group) = names::sticky_group(name)?;
+        let Group::Sticky { timeout, class } = group else {
+            return None;
+        };
+        Some(Sticky {
+            family,
+            which,
+            timeout,
+            class,
+        })
+    }
+
     fn desired(endpoints: u8) -> Desired {
+        desired_with(endpoints, None)
+    }
+
+    fn desired_with(endpoints: u8, timeout: Option<u32>) -> Desired {
         let address = IpAddr::from([10, 96, 0, 1]);
         let vip = Vip {
             address,
-            protocol: Protocol::Tcp,
+            protocol: Protocol::Udp,
             port: 80,
         };
         let endpoint = |n| Endpoint {
             address: IpAddr::from([10, 128, 0, n]),
             port: 80,
         };
+        let affinity = timeout.map(|timeout| Affinity {
+            timeout,
+            number: 7,
+            siblings: [vip].into(),
+        });
+        let endpoints = (1..=endpoints).map(endpoint).collect();
+        let frontend = Frontend {
+            name: "shop/web:80".into(),
+            route: None,
+            all: Some(List { endpoints, affinity }),
+            local: None,
+            sources: None,
+            serving: [].into(),
+        };
         Desired {
-            services: [(vip, (1..=endpoints).map(endpoint).collect())].into(),
-            cluster_ips: BTreeSet::from([address]),
-            local: BTreeSet::new(),
+            frontends: [(vip, frontend)].into(),
+            cluster_ips: [(address, "shop/web".into())].into(),
+            ..Desired::default()
         }
     }
 
     fn dataplane(kernel: Paper) -> Dataplane<Paper> {
         let settings = LayoutSettings {
-            cluster_cidr4: None,
-            cluster_cidr6: None,
             masquerade_bit: 14,
+            masquerade_all: false,
         };
-        Dataplane::new(kernel, Layout::new(&settings))
+        Dataplane::new(kernel, settings)
+    }
+
+    #[test]
+    fn chains_for_affinity_come_when_needed_and_go_when_many_are_not() {
+        let mut dataplane = dataplane(Paper::default());
+        for timeout in 1..=40 {
+            dataplane.load(&desired_with(3, Some(timeout)), false).unwrap();
+            let used = |sticky: &Sticky| sticky.timeout == timeout && sticky.class == 3;
+            assert!(dataplane.kernel.stickies.iter().any(used), "{timeout}");
+            assert!(dataplane.kernel.stickies.len() <= SPARE_STICKIES + 1);
+        }
+        let wish = desired_with(3, Some(40));
+        assert_eq!(dataplane.compare(&wish).unwrap(), Vec::<String>::new());
+        assert_eq!(dataplane.load(&wish, false).unwrap(), 0);
+    }
+
+    #[test]
+    fn only_the_changed_keys_are_looked_at() {
+        let mut dataplane = dataplane(Paper::default());
+        dataplane.load(&desired(3), false).unwrap();
+        dataplane.take_changed_udp();
+        let mut wish = desired(3);
+        wish.external_ips.insert(IpAddr::from([198, 51, 100, 1]));
+        let vip = *wish.frontends.keys().next().unwrap();
+        assert_eq!(dataplane.follow(&wish, &[Key::Vip(vip)].into()).unwrap(), 0);
+        let keys = [Key::ExternalIp(IpAddr::from([198, 51, 100, 1]))].into();
+        assert_eq!(dataplane.follow(&wish, &keys).unwrap(), 1);
+        assert_eq!(dataplane.take_changed_udp(), BTreeSet::new());
+        dataplane.follow(&desired(2), &[Key::Vip(vip)].into()).unwrap();
+        assert_eq!(dataplane.take_changed_udp(), [vip].into());
     }
 
     #[test]

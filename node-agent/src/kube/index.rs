@@ -1,348 +1,539 @@
-//! What all Services and EndpointSlices together mean for the data plane. Pure: `apply`, `delete` and `reset` in, a view out.
+//! What all objects together mean for the data plane. Pure: a watch's events in, changes of what is desired out, at the cost
+//! of what changed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+use jiff::Timestamp;
+use kube::core::DynamicObject;
 use nftfleet_domain::ids::NodeName;
 use nftfleet_domain::rollout::ProbeTarget;
-use nftfleet_domain::service::{Endpoint, Family, ObjectName, Protocol, Vip};
+use nftfleet_domain::service::{Endpoint, ObjectName, Protocol, Vip};
 
-use super::object::{Service, ServicePort, Slice, SliceEndpoint};
-use crate::dataplane::Desired;
-use crate::dataplane::layout::most_endpoints;
+use super::meaning::{HealthCheck, Meaning, Place, meaning};
+use super::object::{self, BadObject, Node, Read, Service, ServiceCidr, Slice};
+use super::place::{LocalTraffic, NodePortAddresses, place, pods};
+use crate::dataplane::desired::{Frontend, Name, Pods, Update};
 
-/// All Services and EndpointSlices that are known.
+/// The kinds of objects that matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// `Service`.
+    Service,
+    /// `EndpointSlice`.
+    Slice,
+    /// `Node`: this one.
+    Node,
+    /// `ServiceCIDR`.
+    ServiceCidr,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Service, Self::Slice, Self::Node, Self::ServiceCidr];
+
+    /// As Kubernetes writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::Slice => "EndpointSlice",
+            Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
+        }
+    }
+}
+
+/// An event of a watch.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A list of all objects begins.
+    Begin,
+    /// An object of the list.
+    Listed(DynamicObject),
+    /// The list is complete: what was not in it is gone.
+    End,
+    /// An object is new or has changed.
+    Applied(DynamicObject),
+    /// An object is gone.
+    Deleted(DynamicObject),
+}
+
+/// What the index is told at the agent's start.
+#[derive(Clone, Debug)]
+pub struct IndexSettings {
+    /// This node's name.
+    pub node: NodeName,
+    /// On which of its addresses node ports listen.
+    pub nodeport_addresses: NodePortAddresses,
+    /// How pods of this node are told from others.
+    pub local_traffic: LocalTraffic,
+}
+
+/// A VIP that two Services claim: the older one keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conflict {
+    /// The VIP.
+    pub vip: Vip,
+    /// Who has it.
+    pub holder: ObjectName,
+    /// Who does not.
+    pub loser: ObjectName,
+}
+
+/// Objects of one kind: those that are known, and those of a list under way.
+#[derive(Debug)]
+struct Objects<T> {
+    known: BTreeMap<ObjectName, T>,
+    listed: Option<BTreeMap<ObjectName, T>>,
+    complete: bool,
+}
+
+impl<T> Default for Objects<T> {
+    fn default() -> Self {
+        Self {
+            known: BTreeMap::new(),
+            listed: None,
+            complete: false,
+        }
+    }
+}
+
+/// What an event changed: the object as it was and as it is.
+type Changed<T> = (ObjectName, Option<T>, Option<T>);
+
+impl<T: Clone + PartialEq> Objects<T> {
+    fn take(
+        &mut self,
+        event: Event,
+        read: impl FnOnce(&DynamicObject) -> Result<Option<Read<T>>, BadObject>,
+    ) -> (Vec<Changed<T>>, Vec<BadObject>) {
+        let mut bad = Vec::new();
+        // What was understood before stays: a bad update must not take a Service away.
+        let understood = |object: &DynamicObject, known: Option<&T>| match read(object) {
+            Ok(Some(read)) => {
+                bad.extend(read.left_out);
+                Some(read.object)
+            }
+            Ok(None) => None,
+            Err(error) => {
+                bad.push(error);
+                known.cloned()
+            }
+        };
+        let changed = match event {
+            Event::Begin => {
+                self.listed = Some(BTreeMap::new());
+                vec![]
+            }
+            Event::Listed(object) => {
+                let name = object::name_of(&object);
+                if let Some(found) = understood(&object, self.known.get(&name)) {
+                    self.listed.get_or_insert_default().insert(name, found);
+                }
+                vec![]
+            }
+            Event::End => self.replace(),
+            Event::Applied(object) => {
+                let name = object::name_of(&object);
+                let found = understood(&object, self.known.get(&name));
+                vec![self.set(name, found)]
+            }
+            Event::Deleted(object) => vec![self.set(object::name_of(&object), None)],
+        };
+        let changed = changed.into_iter().filter(|(_, before, after)| before != after);
+        (changed.collect(), bad)
+    }
+
+    fn set(&mut self, name: ObjectName, object: Option<T>) -> Changed<T> {
+        let before = match &object {
+            Some(object) => self.known.insert(name.clone(), object.clone()),
+            None => self.known.remove(&name),
+        };
+        (name, before, object)
+    }
+
+    fn replace(&mut self) -> Vec<Changed<T>> {
+        self.complete = true;
+        let listed = self.listed.take().unwrap_or_default();
+        let gone: Vec<_> = self
+            .known
+            .keys()
+            .filter(|name| !listed.contains_key(*name))
+            .cloned()
+            .collect();
+        let gone = gone.into_iter().map(|name| (name, None));
+        let new = listed.into_iter().map(|(name, object)| (name, Some(object)));
+        gone.chain(new)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|(name, object)| self.set(name, object))
+            .collect()
+    }
+}
+
+/// Who claims something, the oldest first.
+type Claims = BTreeSet<(Option<Timestamp>, ObjectName)>;
+
+/// All objects that are known, and what they mean.
 #[derive(Debug)]
 pub struct Index {
-    node: NodeName,
-    services: Option<BTreeMap<ObjectName, Service>>,
-    slices: Option<BTreeMap<ObjectName, Slice>>,
+    settings: IndexSettings,
+    services: Objects<Service>,
+    slices: Objects<Slice>,
+    nodes: Objects<Node>,
+    service_cidrs: Objects<ServiceCidr>,
+    /// The names of each Service's slices.
+    slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    kernel_addresses: BTreeSet<IpAddr>,
+    place: Place,
+    meanings: BTreeMap<ObjectName, Meaning>,
+    claimed_vips: BTreeMap<Vip, Claims>,
+    claimed_cluster_ips: BTreeMap<IpAddr, Claims>,
+    external_ips: BTreeMap<IpAddr, usize>,
+    hairpins: BTreeMap<(Protocol, Endpoint), usize>,
+    /// VIPs that more than one Service claims.
+    contested: BTreeSet<Vip>,
+    health_checks: BTreeMap<ObjectName, HealthCheck>,
+    too_long: BTreeMap<ObjectName, Vec<String>>,
+    /// Services to look at again.
+    dirty: BTreeSet<ObjectName>,
+    told: Told,
 }
 
-/// What the Services mean, at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
-    /// What the data plane should hold.
-    pub desired: Arc<Desired>,
-    /// Services that ask for what this data plane does not do yet, with what they ask for.
-    pub unsupported: Vec<String>,
-    /// Where each TCP port of each Service answers.
-    pub tcp: Arc<BTreeMap<(ObjectName, u16), Vec<SocketAddr>>>,
+/// What was told of all that is not a Service's.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Told {
+    nodeport_ips: BTreeSet<IpAddr>,
+    service_cidrs: BTreeSet<IpNet>,
+    pods: Pods,
 }
 
-impl View {
-    /// The addresses of a probe's target, empty if there is no such Service or port.
+/// What is touched by an update, as it was before.
+#[derive(Default)]
+struct Before {
+    frontends: BTreeMap<Vip, Option<Frontend>>,
+    cluster_ips: BTreeMap<IpAddr, Option<Name>>,
+    external_ips: BTreeMap<IpAddr, bool>,
+    hairpins: BTreeMap<(Protocol, Endpoint), bool>,
+}
+
+impl Index {
+    /// An index that knows nothing yet.
+    pub fn new(settings: IndexSettings) -> Self {
+        Self {
+            settings,
+            services: Objects::default(),
+            slices: Objects::default(),
+            nodes: Objects::default(),
+            service_cidrs: Objects::default(),
+            slices_of: BTreeMap::new(),
+            kernel_addresses: BTreeSet::new(),
+            place: Place::default(),
+            meanings: BTreeMap::new(),
+            claimed_vips: BTreeMap::new(),
+            claimed_cluster_ips: BTreeMap::new(),
+            external_ips: BTreeMap::new(),
+            hairpins: BTreeMap::new(),
+            contested: BTreeSet::new(),
+            health_checks: BTreeMap::new(),
+            too_long: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            told: Told::default(),
+        }
+    }
+
+    /// Takes an event in. Gives what made no sense; the rest of the object counts.
+    pub fn take(&mut self, kind: Kind, event: Event) -> Vec<BadObject> {
+        match kind {
+            Kind::Service => {
+                let (changed, bad) = self.services.take(event, |object| object::service(object).map(Some));
+                self.dirty.extend(changed.into_iter().map(|(name, ..)| name));
+                bad
+            }
+            Kind::Slice => {
+                let node = self.settings.node.as_str();
+                let (changed, bad) = self.slices.take(event, |object| object::slice(object, node));
+                for (name, before, after) in changed {
+                    self.slice_changed(name, before, after);
+                }
+                bad
+            }
+            Kind::Node => {
+                let (_, bad) = self.nodes.take(event, |object| object::node(object).map(Some));
+                bad
+            }
+            Kind::ServiceCidr => {
+                let read = |object: &DynamicObject| object::service_cidr(object).map(Some);
+                let (_, bad) = self.service_cidrs.take(event, read);
+                bad
+            }
+        }
+    }
+
+    fn slice_changed(&mut self, name: ObjectName, before: Option<Slice>, after: Option<Slice>) {
+        if let Some(before) = before {
+            if let Some(slices) = self.slices_of.get_mut(&before.service) {
+                slices.remove(&name);
+                if slices.is_empty() {
+                    self.slices_of.remove(&before.service);
+                }
+            }
+            self.dirty.insert(before.service);
+        }
+        if let Some(after) = after {
+            self.slices_of.entry(after.service.clone()).or_default().insert(name);
+            self.dirty.insert(after.service);
+        }
+    }
+
+    /// The node's own addresses as the kernel has them.
+    pub fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.kernel_addresses = addresses;
+    }
+
+    /// Whether every first list is in.
+    pub fn is_complete(&self) -> bool {
+        self.services.complete && self.slices.complete && self.nodes.complete && self.service_cidrs.complete
+    }
+
+    /// What has changed since the last call, the first time everything; none until every first list is in, since a start would
+    /// wipe what is missing.
+    pub fn update(&mut self) -> Option<Update> {
+        if !self.is_complete() {
+            return None;
+        }
+        let mut update = Update::default();
+        self.update_place(&mut update);
+        let mut before = Before::default();
+        for name in std::mem::take(&mut self.dirty) {
+            let after = self.services.known.get(&name).map(|service| {
+                let names = self.slices_of.get(&name).into_iter().flatten();
+                let slices: Vec<&Slice> = names.filter_map(|slice| self.slices.known.get(slice)).collect();
+                meaning(&name, service, &slices, &self.place)
+            });
+            let created = self.services.known.get(&name).and_then(|service| service.created);
+            for meaning in self.meanings.get(&name).into_iter().chain(&after) {
+                self.note(meaning, &mut before);
+            }
+            self.disclaim(&name);
+            if let Some(after) = after {
+                self.claim(&name, created, after);
+            }
+        }
+        self.differences(before, &mut update);
+        Some(update)
+    }
+
+    fn update_place(&mut self, update: &mut Update) {
+        let node = self.nodes.known.values().next();
+        let place = place(node, &self.kernel_addresses, &self.settings.nodeport_addresses);
+        let networks: Vec<IpNet> = self
+            .service_cidrs
+            .known
+            .values()
+            .flat_map(|c| c.networks.clone())
+            .collect();
+        let told = Told {
+            nodeport_ips: place.nodeport_ips.clone(),
+            service_cidrs: IpNet::aggregate(&networks).into_iter().collect(),
+            pods: pods(&self.settings.local_traffic, node),
+        };
+        if place != self.place {
+            self.place = place;
+            self.dirty.extend(self.services.known.keys().cloned());
+        }
+        update.nodeport_ips = changed_members(&self.told.nodeport_ips, &told.nodeport_ips);
+        update.service_cidrs = changed_members(&self.told.service_cidrs, &told.service_cidrs);
+        update.pods = (told.pods != self.told.pods).then(|| told.pods.clone());
+        self.told = told;
+    }
+
+    /// Remembers how everything stands that a Service has a part in, unless that is remembered already.
+    fn note(&self, meaning: &Meaning, before: &mut Before) {
+        for vip in meaning.frontends.keys() {
+            before.frontends.entry(*vip).or_insert_with(|| self.frontend(vip));
+        }
+        for address in meaning.cluster_ips.keys() {
+            before
+                .cluster_ips
+                .entry(*address)
+                .or_insert_with(|| self.cluster_ip(address));
+        }
+        for address in &meaning.external_ips {
+            let there = self.external_ips.contains_key(address);
+            before.external_ips.entry(*address).or_insert(there);
+        }
+        for hairpin in &meaning.hairpins {
+            let there = self.hairpins.contains_key(hairpin);
+            before.hairpins.entry(*hairpin).or_insert(there);
+        }
+    }
+
+    fn frontend(&self, vip: &Vip) -> Option<Frontend> {
+        let (_, holder) = self.claimed_vips.get(vip)?.first()?;
+        self.meanings.get(holder)?.frontends.get(vip).cloned()
+    }
+
+    fn cluster_ip(&self, address: &IpAddr) -> Option<Name> {
+        let (_, holder) = self.claimed_cluster_ips.get(address)?.first()?;
+        self.meanings.get(holder)?.cluster_ips.get(address).cloned()
+    }
+
+    fn disclaim(&mut self, name: &ObjectName) {
+        let Some(meaning) = self.meanings.remove(name) else {
+            return;
+        };
+        self.health_checks.remove(name);
+        self.too_long.remove(name);
+        for vip in meaning.frontends.keys() {
+            if release(&mut self.claimed_vips, vip, name) < 2 {
+                self.contested.remove(vip);
+            }
+        }
+        for address in meaning.cluster_ips.keys() {
+            release(&mut self.claimed_cluster_ips, address, name);
+        }
+        for address in &meaning.external_ips {
+            count_down(&mut self.external_ips, address);
+        }
+        for hairpin in &meaning.hairpins {
+            count_down(&mut self.hairpins, hairpin);
+        }
+    }
+
+    fn claim(&mut self, name: &ObjectName, created: Option<Timestamp>, meaning: Meaning) {
+        let claim = || (created, name.clone());
+        for vip in meaning.frontends.keys() {
+            let claims = self.claimed_vips.entry(*vip).or_default();
+            claims.insert(claim());
+            if claims.len() > 1 {
+                self.contested.insert(*vip);
+            }
+        }
+        for address in meaning.cluster_ips.keys() {
+            self.claimed_cluster_ips.entry(*address).or_default().insert(claim());
+        }
+        for address in &meaning.external_ips {
+            *self.external_ips.entry(*address).or_default() += 1;
+        }
+        for hairpin in &meaning.hairpins {
+            *self.hairpins.entry(*hairpin).or_default() += 1;
+        }
+        if let Some(check) = meaning.health_check {
+            self.health_checks.insert(name.clone(), check);
+        }
+        if !meaning.too_long.is_empty() {
+            self.too_long.insert(name.clone(), meaning.too_long.clone());
+        }
+        self.meanings.insert(name.clone(), meaning);
+    }
+
+    fn differences(&self, before: Before, update: &mut Update) {
+        for (vip, before) in before.frontends {
+            let after = self.frontend(&vip);
+            if before != after {
+                update.frontends.insert(vip, after);
+            }
+        }
+        for (address, before) in before.cluster_ips {
+            let after = self.cluster_ip(&address);
+            if before != after {
+                update.cluster_ips.insert(address, after);
+            }
+        }
+        for (address, before) in before.external_ips {
+            let after = self.external_ips.contains_key(&address);
+            if before != after {
+                update.external_ips.insert(address, after);
+            }
+        }
+        for (hairpin, before) in before.hairpins {
+            let after = self.hairpins.contains_key(&hairpin);
+            if before != after {
+                update.hairpins.insert(hairpin, after);
+            }
+        }
+    }
+
+    /// VIPs that more than one Service claims.
+    pub fn conflicts(&self) -> BTreeSet<Conflict> {
+        let of_vip = |vip: &Vip| {
+            let claims = self.claimed_vips.get(vip).into_iter().flatten();
+            let mut claimants = claims.map(|(_, name)| name.clone());
+            let (vip, holder) = (*vip, claimants.next());
+            let conflict = move |loser| {
+                let holder = holder.clone()?;
+                Some(Conflict { vip, holder, loser })
+            };
+            claimants.filter_map(conflict).collect::<Vec<_>>()
+        };
+        self.contested.iter().flat_map(of_vip).collect()
+    }
+
+    /// Where load balancers ask for Services' endpoints on this node.
+    pub const fn health_checks(&self) -> &BTreeMap<ObjectName, HealthCheck> {
+        &self.health_checks
+    }
+
+    /// On which addresses node ports listen.
+    pub const fn nodeport_ips(&self) -> &BTreeSet<IpAddr> {
+        &self.place.nodeport_ips
+    }
+
+    /// Whether load balancers may send new connections to this node.
+    pub fn is_eligible(&self) -> bool {
+        self.nodes.known.values().all(|node| node.eligible)
+    }
+
+    /// Services with more endpoints than the table has room for, in words.
+    pub fn too_long(&self) -> Vec<String> {
+        let long = self.too_long.iter();
+        long.flat_map(|(name, texts)| texts.iter().map(move |text| format!("{name}: {text}")))
+            .collect()
+    }
+
+    /// Where a probe's target answers, empty if there is no such Service or TCP port.
     pub fn addresses(&self, target: &ProbeTarget) -> Vec<SocketAddr> {
         let name = ObjectName {
             namespace: target.namespace.clone(),
             name: target.name.clone(),
         };
-        self.tcp.get(&(name, target.port)).cloned().unwrap_or_default()
-    }
-}
-
-impl Index {
-    /// An index that knows nothing yet, on the node of this name.
-    pub fn new(node: NodeName) -> Self {
-        Self {
-            node,
-            services: None,
-            slices: None,
-        }
-    }
-
-    /// A first or new list of all Services.
-    pub fn reset_services(&mut self, all: BTreeMap<ObjectName, Service>) {
-        self.services = Some(all);
-    }
-
-    /// A first or new list of all slices.
-    pub fn reset_slices(&mut self, all: BTreeMap<ObjectName, Slice>) {
-        self.slices = Some(all);
-    }
-
-    /// A Service is new or has changed; none means that it is gone or makes no sense.
-    pub fn apply_service(&mut self, name: ObjectName, service: Option<Service>) {
-        let services = self.services.get_or_insert_default();
-        match service {
-            Some(service) => drop(services.insert(name, service)),
-            None => drop(services.remove(&name)),
-        }
-    }
-
-    /// A slice is new or has changed; none means that it is gone or makes no sense.
-    pub fn apply_slice(&mut self, name: ObjectName, slice: Option<Slice>) {
-        let slices = self.slices.get_or_insert_default();
-        match slice {
-            Some(slice) => drop(slices.insert(name, slice)),
-            None => drop(slices.remove(&name)),
-        }
-    }
-
-    /// What the Services mean; none until every first list is in, since a start would wipe what is missing.
-    pub fn view(&self) -> Option<View> {
-        let (services, slices) = (self.services.as_ref()?, self.slices.as_ref()?);
-        let mut by_service = BTreeMap::<&ObjectName, Vec<&Slice>>::new();
-        for slice in slices.values() {
-            by_service.entry(&slice.service).or_default().push(slice);
-        }
-        let mut desired = Desired::default();
-        let mut unsupported = Vec::new();
-        let mut tcp = BTreeMap::<(ObjectName, u16), Vec<SocketAddr>>::new();
-        for (name, service) in services {
-            let slices = by_service.get(name).map(Vec::as_slice).unwrap_or_default();
-            for what in &service.unsupported {
-                unsupported.push(format!("{name}: {what}"));
-            }
-            desired.cluster_ips.extend(&service.cluster_ips);
-            for address in &service.cluster_ips {
-                for port in &service.ports {
-                    if port.protocol == Protocol::Tcp {
-                        let socket = SocketAddr::new(*address, port.port);
-                        tcp.entry((name.clone(), port.port)).or_default().push(socket);
-                    }
-                    let chosen = self.endpoints(port, Family::of(*address), slices, &mut desired.local);
-                    if chosen.len() > most_endpoints() {
-                        unsupported.push(format!(
-                            "{name}: {} endpoints, more than {}",
-                            chosen.len(),
-                            most_endpoints()
-                        ));
-                    }
-                    let vip = Vip {
-                        address: *address,
-                        protocol: port.protocol,
-                        port: port.port,
-                    };
-                    // Two Services can't hold one ClusterIP, so a VIP that is there already is a repeated port: it stays.
-                    desired.services.entry(vip).or_insert(chosen);
-                }
-            }
-        }
-        desired.services.retain(|_, endpoints| !endpoints.is_empty());
-        Some(View {
-            desired: Arc::new(desired),
-            unsupported,
-            tcp: Arc::new(tcp),
-        })
-    }
-
-    /// The endpoints of a Service's port: those that are ready, else those that still serve while they end.
-    fn endpoints(
-        &self,
-        port: &ServicePort,
-        family: Family,
-        slices: &[&Slice],
-        local: &mut BTreeSet<(Protocol, Endpoint)>,
-    ) -> BTreeSet<Endpoint> {
-        let mut found = BTreeMap::<Endpoint, &SliceEndpoint>::new();
-        for slice in slices.iter().filter(|slice| slice.family == family) {
-            let same = |p: &&ServicePort| p.name == port.name && p.protocol == port.protocol;
-            for target in slice.ports.iter().filter(same) {
-                for endpoint in &slice.endpoints {
-                    let key = Endpoint {
-                        address: endpoint.address,
-                        port: target.port,
-                    };
-                    let known = found.entry(key).or_insert(endpoint);
-                    // The same address in two slices: the one that is not ending wins, as in kube-proxy.
-                    if known.terminating && !endpoint.terminating {
-                        *known = endpoint;
-                    }
-                }
-            }
-        }
-        let ready: BTreeSet<Endpoint> = found.iter().filter(|(_, e)| e.ready).map(|(key, _)| *key).collect();
-        let chosen = if ready.is_empty() {
-            found
-                .iter()
-                .filter(|(_, e)| e.serving && e.terminating)
-                .map(|(key, _)| *key)
-                .collect()
-        } else {
-            ready
+        let Some(service) = self.services.known.get(&name) else {
+            return vec![];
         };
-        let here = |endpoint: &&Endpoint| found[*endpoint].node.as_deref() == Some(self.node.as_str());
-        local.extend(chosen.iter().filter(here).map(|endpoint| (port.protocol, *endpoint)));
-        chosen
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::IpAddr;
-
-    use super::*;
-    use proptest::prelude::*;
-
-    fn name(text: &str) -> ObjectName {
-        ObjectName {
-            namespace: "shop".to_owned(),
-            name: text.to_owned(),
-        }
-    }
-
-    fn port(number: u16) -> ServicePort {
-        ServicePort {
-            name: "http".to_owned(),
-            protocol: Protocol::Tcp,
-            port: number,
-        }
-    }
-
-    fn service(last: u8) -> Service {
-        Service {
-            cluster_ips: vec![IpAddr::from([10, 96, 0, last])],
-            ports: vec![port(80)],
-            unsupported: BTreeSet::new(),
-        }
-    }
-
-    fn endpoint(last: u8, ready: bool, serving: bool, terminating: bool) -> SliceEndpoint {
-        let address = IpAddr::from([10, 128, 0, last]);
-        SliceEndpoint {
-            address,
-            node: Some(format!("node-{}", last % 3)),
-            ready,
-            serving,
-            terminating,
-        }
-    }
-
-    fn slice(service: &str, endpoints: Vec<SliceEndpoint>) -> Slice {
-        Slice {
-            service: name(service),
-            family: Family::V4,
-            ports: vec![port(8080)],
-            endpoints,
-        }
-    }
-
-    fn index() -> Index {
-        Index::new("node-1".parse().unwrap())
-    }
-
-    fn found(index: &Index) -> Vec<u8> {
-        let view = index.view().unwrap();
-        view.desired
-            .services
-            .values()
-            .flatten()
-            .map(|e| match e.address {
-                IpAddr::V4(address) => address.octets()[3],
-                IpAddr::V6(_) => 0,
-            })
+        let has = |p: &object::ServicePort| p.protocol == Protocol::Tcp && p.port == target.port;
+        let addresses = service.cluster_ips.iter().filter(|_| service.ports.iter().any(has));
+        addresses
+            .map(|address| SocketAddr::new(*address, target.port))
             .collect()
     }
+}
 
-    #[test]
-    fn nothing_is_known_until_both_lists_are_in() {
-        let mut index = index();
-        assert_eq!(index.view(), None);
-        index.reset_services(BTreeMap::new());
-        assert_eq!(index.view(), None);
-        index.reset_slices(BTreeMap::new());
-        assert!(index.view().is_some());
+fn changed_members<T: Copy + Ord>(before: &BTreeSet<T>, after: &BTreeSet<T>) -> BTreeMap<T, bool> {
+    let gone = before.difference(after).map(|member| (*member, false));
+    let new = after.difference(before).map(|member| (*member, true));
+    gone.chain(new).collect()
+}
+
+/// Takes a claim back, and says how many are left.
+fn release<K: Copy + Ord>(claims: &mut BTreeMap<K, Claims>, key: &K, name: &ObjectName) -> usize {
+    let Some(claimants) = claims.get_mut(key) else {
+        return 0;
+    };
+    claimants.retain(|(_, claimant)| claimant != name);
+    let left = claimants.len();
+    if left == 0 {
+        claims.remove(key);
     }
+    left
+}
 
-    #[test]
-    fn endings_serve_only_when_nobody_is_ready() {
-        let mut index = index();
-        index.reset_services([(name("web"), service(1))].into());
-        let (ready, ending, dead) = (
-            endpoint(1, true, true, false),
-            endpoint(2, false, true, true),
-            endpoint(3, false, false, true),
-        );
-        index.reset_slices([(name("a"), slice("web", vec![ready, ending.clone(), dead.clone()]))].into());
-        assert_eq!(found(&index), [1]);
-        index.apply_slice(name("a"), Some(slice("web", vec![ending, dead])));
-        assert_eq!(found(&index), [2]);
-    }
-
-    #[test]
-    fn an_endpoint_in_two_slices_counts_once_and_lives() {
-        let mut index = index();
-        index.reset_services([(name("web"), service(1))].into());
-        index.reset_slices(
-            [
-                (name("a"), slice("web", vec![endpoint(1, false, true, true)])),
-                (
-                    name("b"),
-                    slice(
-                        "web",
-                        vec![endpoint(1, true, true, false), endpoint(2, true, true, false)],
-                    ),
-                ),
-            ]
-            .into(),
-        );
-        assert_eq!(found(&index), [1, 2]);
-    }
-
-    #[test]
-    fn only_this_nodes_endpoints_may_reach_themselves() {
-        let mut index = index();
-        index.reset_services([(name("web"), service(1))].into());
-        let endpoints = (1..=3).map(|n| endpoint(n, true, true, false)).collect();
-        index.reset_slices([(name("a"), slice("web", endpoints))].into());
-        let local: Vec<_> = index
-            .view()
-            .unwrap()
-            .desired
-            .local
-            .iter()
-            .map(|(_, e)| e.address)
-            .collect();
-        assert_eq!(local, [IpAddr::from([10, 128, 0, 1])]);
-    }
-
-    #[test]
-    fn a_service_without_endpoints_keeps_its_address() {
-        let mut index = index();
-        index.reset_services([(name("web"), service(1))].into());
-        index.reset_slices(BTreeMap::new());
-        let view = index.view().unwrap();
-        assert!(view.desired.services.is_empty());
-        assert_eq!(view.desired.cluster_ips.len(), 1);
-    }
-
-    proptest! {
-        #[test]
-        fn any_order_of_events_gives_the_same_view(
-            slices in proptest::collection::btree_map(0u8..6, proptest::collection::vec((0u8..20, any::<bool>()), 0..6), 1..6),
-            order in proptest::collection::vec(0usize..1000, 12),
-        ) {
-            let make = |n: u8, endpoints: &Vec<(u8, bool)>| {
-                let endpoints = endpoints.iter().map(|(last, ready)| endpoint(*last, *ready, true, !ready)).collect();
-                (name(&format!("slice-{n}")), slice(if n.is_multiple_of(2) { "web" } else { "db" }, endpoints))
-            };
-            let mut one = index();
-            one.reset_services([(name("web"), service(1)), (name("db"), service(2))].into());
-            one.reset_slices(slices.iter().map(|(n, e)| make(*n, e)).collect());
-
-            let mut other = index();
-            other.reset_slices(BTreeMap::new());
-            other.reset_services(BTreeMap::new());
-            let mut events: Vec<_> = slices.iter().map(|(n, e)| make(*n, e)).collect();
-            for (i, key) in order.iter().enumerate() {
-                let len = events.len();
-                events.swap(i % len, key % len);
-            }
-            let half = events.len() / 2;
-            for (i, (name_of, slice)) in events.into_iter().enumerate() {
-                if i == half {
-                    other.apply_service(name("web"), Some(service(1)));
-                    other.apply_service(name("gone"), Some(service(9)));
-                }
-                other.apply_slice(name("extra"), Some(slice.clone()));
-                other.apply_slice(name_of, Some(slice));
-            }
-            other.apply_slice(name("extra"), None);
-            other.apply_service(name("gone"), None);
-            other.apply_service(name("db"), Some(service(2)));
-            prop_assert_eq!(one.view(), other.view());
+fn count_down<K: Copy + Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
         }
     }
 }

@@ -1,7 +1,14 @@
-//! Kubernetes' side: watches Services and EndpointSlices, and keeps what they mean for the data plane.
+//! Kubernetes' side: watches Services, EndpointSlices, the node and `ServiceCIDR`s, and keeps what they mean for the data
+//! plane.
 
+mod conflicts;
 pub mod index;
+pub mod meaning;
 pub mod object;
+pub mod place;
 pub mod watch;
 
-pub use index::{Index, View};
+pub use index::{Conflict, Event, Index, IndexSettings, Kind};
+pub use meaning::HealthCheck;
+pub use place::{LocalTraffic, NodePortAddresses};
+pub use watch::Services;

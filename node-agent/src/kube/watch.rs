@@ -1,20 +1,24 @@
-//! Lists and watches Services and EndpointSlices, and tells what they mean.
+//! Lists and watches the objects that matter, and tells what they mean.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
 use kube::api::{Api, ApiResource, GroupVersionKind};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::DynamicObject;
-use kube::runtime::watcher::{self, Event};
-use nftfleet_domain::service::ObjectName;
+use kube::runtime::watcher;
+use nftfleet_domain::rollout::ProbeTarget;
 use tokio::sync::watch;
 
-use super::index::{Index, View};
-use super::object::{self, BadObject};
+use super::conflicts;
+use super::index::{Event, Index, Kind};
+use super::object;
+use crate::dataplane::Update;
 use crate::pause::Pause;
 use crate::telemetry::Telemetry;
 
@@ -24,8 +28,11 @@ const OURS: &str = "!service.kubernetes.io/headless,!service.kubernetes.io/servi
 /// How many objects the API gives in one page, as kube-proxy asks.
 const PAGE: u32 = 500;
 
-/// How many events at the most go into one view.
+/// How many events at the most go into one update.
 const MOST_EVENTS: usize = 4096;
+
+/// How long after the API said that it has no such kind it is asked again: after an upgrade it may have.
+const KIND_AGAIN: Duration = Duration::from_secs(300);
 
 /// The Kubernetes API can't be reached as configured.
 #[derive(Debug, thiserror::Error)]
@@ -67,19 +74,59 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client, ConnectEr
     kube::Client::try_from(config).map_err(ConnectError::Client)
 }
 
-/// An event of either kind.
-enum Seen {
-    Service(Event<DynamicObject>),
-    Slice(Event<DynamicObject>),
+/// What the Services mean, shared between who learns it and who asks.
+#[derive(Clone, Debug)]
+pub struct Services {
+    index: Arc<Mutex<Index>>,
+    complete: watch::Receiver<bool>,
+    tell_complete: watch::Sender<bool>,
 }
 
-/// Watches until the process ends, and publishes a view whenever it changes. Errors are logged and tried again, a kubeconfig
-/// that can't be read among them: the last view stays.
+impl Services {
+    /// Of an index that knows nothing yet.
+    pub fn new(index: Index) -> Self {
+        let (tell_complete, complete) = watch::channel(false);
+        Self {
+            index: Arc::new(Mutex::new(index)),
+            complete,
+            tell_complete,
+        }
+    }
+
+    /// The index, for a moment.
+    pub fn index(&self) -> MutexGuard<'_, Index> {
+        // A panic in the middle of an event ends the watch, and with it the process; the index is not used after it.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until every first list is in, for so long; gives whether it is.
+    pub async fn listed_within(&self, limit: Duration) -> bool {
+        let mut complete = self.complete.clone();
+        let listed = tokio::time::timeout(limit, complete.wait_for(|complete| *complete)).await;
+        matches!(listed, Ok(Ok(_)))
+    }
+
+    /// Where a probe's target answers, empty if there is no such Service or TCP port.
+    pub fn addresses(&self, target: &ProbeTarget) -> Vec<SocketAddr> {
+        self.index().addresses(target)
+    }
+}
+
+/// What is seen.
+enum Seen {
+    Object(Kind, Event),
+    Addresses(BTreeSet<IpAddr>),
+}
+
+/// Watches until the process ends, and tells every change of what is desired. Errors are logged and tried again, a kubeconfig
+/// that can't be read among them: what was seen stays.
 pub async fn run(
     kubeconfig: Option<PathBuf>,
-    mut index: Index,
-    views: watch::Sender<Option<View>>,
+    node: String,
+    services: Services,
+    addresses: watch::Receiver<BTreeSet<IpAddr>>,
     telemetry: Arc<Telemetry>,
+    mut tell: impl FnMut(Update),
 ) {
     let mut pause = Pause::default();
     let client = loop {
@@ -89,60 +136,93 @@ pub async fn run(
         }
         pause.wait().await;
     };
-    let services = watched(&client, &GroupVersionKind::gvk("", "v1", "Service"), "services");
-    let slices = watched(
-        &client,
-        &GroupVersionKind::gvk("discovery.k8s.io", "v1", "EndpointSlice"),
-        "endpointslices",
-    );
-    let events = stream::select(services.map(Seen::Service), slices.map(Seen::Slice)).ready_chunks(MOST_EVENTS);
-    let mut events = pin!(events);
-    let mut listed_services = Listing::new("Service");
-    let mut listed_slices = Listing::new("EndpointSlice");
+    let objects = stream::select_all(Kind::ALL.map(|kind| {
+        let events = watched(&client, kind, &node);
+        events.map(move |event| Seen::Object(kind, event)).boxed()
+    }));
+    let addresses = stream::unfold(addresses, async |mut addresses| {
+        addresses.changed().await.ok()?;
+        let seen = Seen::Addresses(addresses.borrow_and_update().clone());
+        Some((seen, addresses))
+    });
+    let mut events = pin!(stream::select(objects, addresses.boxed()).ready_chunks(MOST_EVENTS));
+    let mut told_conflicts = BTreeSet::new();
     while let Some(chunk) = events.next().await {
-        for event in chunk {
-            match event {
-                Seen::Service(event) => listed_services.take(
-                    event,
-                    &telemetry,
-                    |object| object::service(object).map(Some),
-                    |change| match change {
-                        Change::All(all) => index.reset_services(all),
-                        Change::One(name, service) => index.apply_service(name, service),
-                    },
-                ),
-                Seen::Slice(event) => listed_slices.take(event, &telemetry, object::slice, |change| match change {
-                    Change::All(all) => index.reset_slices(all),
-                    Change::One(name, slice) => index.apply_slice(name, slice),
-                }),
+        let update = {
+            let mut index = services.index();
+            for seen in chunk {
+                match seen {
+                    Seen::Object(kind, event) => take(&mut index, kind, event, &telemetry),
+                    Seen::Addresses(addresses) => index.set_addresses(addresses),
+                }
             }
+            index.update()
+        };
+        let Some(update) = update else { continue };
+        let first = !*services.complete.borrow();
+        if first || !update.is_empty() {
+            tell(update);
         }
-        let view = index.view();
-        views.send_if_modified(|known| {
-            let changed = *known != view;
-            if changed {
-                *known = view;
-            }
-            changed
-        });
+        // Only now: whoever waits for this may ask the data plane next.
+        if first {
+            services.tell_complete.send_replace(true);
+        }
+        let now = services.index().conflicts();
+        telemetry.conflicts(now.len());
+        for conflict in now.difference(&told_conflicts) {
+            conflicts::report(&client, &node, conflict);
+        }
+        told_conflicts = now;
+    }
+}
+
+fn take(index: &mut Index, kind: Kind, event: Event, telemetry: &Telemetry) {
+    let name = match &event {
+        Event::Listed(object) | Event::Applied(object) => Some(object::name_of(object)),
+        _ => None,
+    };
+    for bad in index.take(kind, event) {
+        let object = name.as_ref().map(ToString::to_string);
+        tracing::warn!(kind = kind.name(), object, error = %bad, "an object, or a part of it, makes no sense and is left out");
+        telemetry.left_out(kind.name());
     }
 }
 
 /// Every object of a kind, for ever. What breaks is begun again after a pause; what was seen stays until the new list is in.
-fn watched(
-    client: &kube::Client,
-    kind: &GroupVersionKind,
-    plural: &'static str,
-) -> impl Stream<Item = Event<DynamicObject>> + use<> {
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(kind, plural));
-    let config = watcher::Config::default().labels(OURS).page_size(PAGE);
+fn watched(client: &kube::Client, kind: Kind, node: &str) -> impl Stream<Item = Event> + use<> {
+    let (group, plural) = match kind {
+        Kind::Service => ("", "services"),
+        Kind::Slice => ("discovery.k8s.io", "endpointslices"),
+        Kind::Node => ("", "nodes"),
+        Kind::ServiceCidr => ("networking.k8s.io", "servicecidrs"),
+    };
+    let named = GroupVersionKind::gvk(group, "v1", kind.name());
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&named, plural));
+    let config = watcher::Config::default().page_size(PAGE);
+    let config = match kind {
+        Kind::Service | Kind::Slice => config.labels(OURS),
+        Kind::Node => config.fields(&format!("metadata.name={node}")),
+        Kind::ServiceCidr => config,
+    };
     let begin = move || watcher::watcher(api.clone(), config.clone()).boxed();
-    stream::unfold(
+    let events = stream::unfold(
         (begin(), begin, Pause::default()),
         move |(mut objects, begin, mut pause)| async move {
             loop {
                 match objects.next().await {
-                    Some(Ok(event)) => return Some((event, (objects, begin, Pause::default()))),
+                    Some(Ok(event)) => return Some((vec![of_watcher(event)], (objects, begin, Pause::default()))),
+                    Some(Err(error)) if is_unknown_kind(&error) && kind == Kind::ServiceCidr => {
+                        // Clusters before 1.33 have none: nothing is dropped for being unallocated.
+                        tracing::info!("the Kubernetes API has no ServiceCIDRs");
+                        let again = stream::once(tokio::time::sleep(KIND_AGAIN));
+                        objects = again
+                            .flat_map({
+                                let begin = begin.clone();
+                                move |()| begin()
+                            })
+                            .boxed();
+                        return Some((vec![Event::Begin, Event::End], (objects, begin, pause)));
+                    }
                     Some(Err(error)) => {
                         tracing::warn!(%error, "the watch of {plural} broke; beginning again");
                         // The library would ask for the same forgotten version for ever.
@@ -158,7 +238,18 @@ fn watched(
                 }
             }
         },
-    )
+    );
+    events.flat_map(stream::iter)
+}
+
+fn of_watcher(event: watcher::Event<DynamicObject>) -> Event {
+    match event {
+        watcher::Event::Init => Event::Begin,
+        watcher::Event::InitApply(object) => Event::Listed(object),
+        watcher::Event::InitDone => Event::End,
+        watcher::Event::Apply(object) => Event::Applied(object),
+        watcher::Event::Delete(object) => Event::Deleted(object),
+    }
 }
 
 /// Whether the API refused to begin a watch because it has forgotten the version to begin from (410 Gone).
@@ -166,58 +257,7 @@ fn is_expired(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
-/// What an event means.
-enum Change<T> {
-    All(BTreeMap<ObjectName, T>),
-    One(ObjectName, Option<T>),
-}
-
-/// A list under way, and the objects that were skipped.
-struct Listing<T> {
-    kind: &'static str,
-    listed: BTreeMap<ObjectName, T>,
-}
-
-impl<T> Listing<T> {
-    fn new(kind: &'static str) -> Self {
-        Self {
-            kind,
-            listed: BTreeMap::new(),
-        }
-    }
-
-    fn take(
-        &mut self,
-        event: Event<DynamicObject>,
-        telemetry: &Telemetry,
-        read: impl Fn(&DynamicObject) -> Result<Option<T>, BadObject>,
-        mut tell: impl FnMut(Change<T>),
-    ) {
-        let kind = self.kind;
-        let understood = |object: &DynamicObject| {
-            read(object)
-                .inspect_err(|error| {
-                    let name = object::name_of(object);
-                    tracing::warn!(kind, object = %name, %error, "an object makes no sense and is skipped");
-                    telemetry.skipped(kind);
-                })
-                .ok()
-        };
-        match event {
-            Event::Init => self.listed.clear(),
-            Event::InitApply(object) => {
-                if let Some(Some(known)) = understood(&object) {
-                    self.listed.insert(object::name_of(&object), known);
-                }
-            }
-            Event::InitDone => tell(Change::All(std::mem::take(&mut self.listed))),
-            Event::Apply(object) => {
-                // What was understood before stays: a bad update must not take a Service away.
-                if let Some(known) = understood(&object) {
-                    tell(Change::One(object::name_of(&object), known));
-                }
-            }
-            Event::Delete(object) => tell(Change::One(object::name_of(&object), None)),
-        }
-    }
+/// Whether the API has no such kind of object (404 Not Found).
+fn is_unknown_kind(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
 }

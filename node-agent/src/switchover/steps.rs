@@ -7,7 +7,6 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use nftfleet_domain::inventory::TableState;
 use nftfleet_domain::readiness::{Reported, Verdict, assess};
-use tokio::sync::watch;
 
 use super::cleanup;
 use super::position::{Armed, End, Job, Position};
@@ -17,7 +16,7 @@ use crate::dataplane::actor::RequestError;
 use crate::facts::iptables::{Backend, forwards_by_kube_proxys_leave};
 use crate::facts::{self, Paths};
 use crate::host::Host;
-use crate::kube::View;
+use crate::kube::Services;
 use crate::probe::{describe, probe};
 
 /// Rounds of the probe before a fresh flip counts as proven.
@@ -41,7 +40,7 @@ pub struct Tools {
     /// The data plane.
     pub dataplane: Actor,
     /// What the Services mean.
-    pub views: watch::Receiver<Option<View>>,
+    pub services: Services,
     /// The node.
     pub host: Arc<dyn Host>,
     /// Where its files are.
@@ -65,11 +64,9 @@ impl Tools {
         }
     }
 
-    /// What the Services mean, once their first lists are in; none if that takes too long.
-    async fn view(&self) -> Option<View> {
-        let mut views = self.views.clone();
-        let listed = tokio::time::timeout(SERVICES_WITHIN, views.wait_for(Option::is_some)).await;
-        listed.ok()?.ok()?.clone()
+    /// Waits for the first lists of Services; gives whether they came in time.
+    async fn listed(&self) -> bool {
+        self.services.listed_within(SERVICES_WITHIN).await
     }
 
     /// Makes the table hold all Services and active, whatever the kernel holds now.
@@ -77,11 +74,10 @@ impl Tools {
     /// # Errors
     /// Why not, in words: the Services are not known, or the kernel refused.
     pub async fn restore(&self) -> Result<(), String> {
-        let view = self.view().await.ok_or("the Services are not known yet")?;
-        self.dataplane
-            .load_active(view.desired)
-            .await
-            .map_err(|error| error.to_string())
+        if !self.listed().await {
+            return Err("the Services are not known yet".to_owned());
+        }
+        self.dataplane.load_active().await.map_err(|error| error.to_string())
     }
 
     /// Nothing is touched: the node's own readiness, the Services' demands, and whether the old rules answer.
@@ -100,7 +96,7 @@ impl Tools {
                 told: false,
             };
         }
-        let Some(view) = self.view().await else {
+        if !self.listed().await {
             let seconds = SERVICES_WITHIN.as_secs();
             return rejected(
                 job,
@@ -108,24 +104,25 @@ impl Tools {
                     "services-unknown: the Kubernetes API gave no lists in {seconds} s"
                 )],
             );
-        };
+        }
         let mut blockers = self.node_blockers().await;
         let host = Arc::clone(&self.host);
         match tokio::task::spawn_blocking(move || closed_forward_chains(&*host)).await {
             Ok(closed) => blockers.extend(closed),
             Err(error) => blockers.push(format!("forward-unknown: looking at FORWARD panicked: {error}")),
         }
-        if !view.unsupported.is_empty() {
-            let shown: Vec<&str> = view.unsupported.iter().take(5).map(String::as_str).collect();
-            let count = view.unsupported.len();
+        let too_long = self.services.index().too_long();
+        if !too_long.is_empty() {
+            let shown: Vec<&str> = too_long.iter().take(5).map(String::as_str).collect();
+            let count = too_long.len();
             blockers.push(format!(
-                "services-unsupported: {count} uses of what this data plane does not do yet: {}",
+                "services-unsupported: {count} uses of what this data plane does not do: {}",
                 shown.join(", ")
             ));
         }
         let mut baseline = Vec::new();
         for target in &job.probe {
-            let addresses = view.addresses(target);
+            let addresses = self.services.addresses(target);
             let silent = probe(&addresses).await;
             let answering = addresses.iter().filter(|a| !silent.iter().any(|s| s.address == **a));
             let before = baseline.len();
@@ -174,13 +171,13 @@ impl Tools {
     /// Loads the table dormant, reads it back and compares. The dead-man's switch is armed before the flip: the deadline goes
     /// to the ledger first.
     async fn load(&self, job: Job, baseline: Vec<SocketAddr>) -> Position {
-        let Some(view) = self.view().await else {
+        if !self.listed().await {
             return Position::Reverting {
                 job,
                 why: "the Services are not known".to_owned(),
             };
-        };
-        let loaded = match self.dataplane.load(view.desired).await {
+        }
+        let loaded = match self.dataplane.load().await {
             Ok(()) => self.dataplane.compare().await,
             Err(error) => Err(error),
         };
@@ -220,8 +217,10 @@ impl Tools {
             // After a reboot the table is gone: then the old rules are what the node has, and that is where it goes.
             TableState::Absent => return Err("it is gone".to_owned()),
         }
-        let view = self.view().await.ok_or("the Services are not known")?;
-        self.dataplane.load(view.desired).await.map_err(told)?;
+        if !self.listed().await {
+            return Err("the Services are not known".to_owned());
+        }
+        self.dataplane.load().await.map_err(told)?;
         self.dataplane.compare().await.map_err(told)?;
         self.dataplane.set_dormant(false).await.map_err(told)
     }

@@ -2,17 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use nftfleet_agent::dataplane::desired::{Change, Element, Programmed};
-use nftfleet_agent::dataplane::diff::diff;
+use nftfleet_agent::dataplane::diff::{all_keys, diff};
 use nftfleet_agent::dataplane::kernel::{Kernel as _, Transaction};
-use nftfleet_agent::dataplane::{Dataplane, Desired, Layout};
+use nftfleet_agent::dataplane::programmed::{Change, Element, Group, Programmed, Which};
+use nftfleet_agent::dataplane::{Desired, Layout, Netlink};
 use nftfleet_domain::service::{Family, Protocol, Vip};
 use nftfleet_tests::traffic::{Counts, NewConnections, UdpQueries};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::world::{World, desired, four_vips, settings, target, vip};
+use crate::world::{World, desired, four_vips, layout, target, vip};
 
 /// How many servers there are; all live all the time, endpoints or not.
 const SERVERS: u16 = 12;
@@ -141,7 +141,7 @@ fn services_that_change_class_at_every_commit_cost_no_connection() {
 
 /// The table without the second look.
 fn one_look() -> Layout {
-    let mut layout = Layout::new(&settings());
+    let mut layout = layout();
     for chain in &mut layout.chains {
         chain
             .rules
@@ -154,17 +154,17 @@ fn one_look() -> Layout {
 fn eager(from: &Desired, to: &Desired) -> Vec<Change> {
     let mut programmed = Programmed::default();
     loop {
-        let changes = diff(from, &programmed);
+        let changes = diff(from, &programmed, &all_keys(from, &programmed));
         if changes.is_empty() {
             break;
         }
-        programmed.apply(&changes);
+        programmed.apply(changes);
     }
-    let mut changes = diff(to, &programmed);
+    let mut changes = diff(to, &programmed, &all_keys(to, &programmed));
     let left = changes.iter().filter_map(|change| match change {
-        Change::Add(Element::Class(vip, _)) => {
-            let class = *programmed.services[vip].classes.first().expect("a class");
-            Some(Change::Remove(Element::Class(*vip, class)))
+        Change::Add(Element::Member(vip, which, Group::Class(_))) => {
+            let group = *programmed.vips[vip].list(*which).groups.first().expect("a class");
+            Some(Change::Remove(Element::Member(*vip, Which::All, group)))
         }
         _ => None,
     });
@@ -173,19 +173,30 @@ fn eager(from: &Desired, to: &Desired) -> Vec<Change> {
     changes
 }
 
+/// Makes the table with this layout and these Services.
+fn make(kernel: &mut Netlink, layout: &Layout, wish: &Desired) {
+    let transaction = Transaction {
+        make: true,
+        dormant: Some(false),
+        sets: &layout.sets.iter().collect::<Vec<_>>(),
+        chains: &layout.chains.iter().collect::<Vec<_>>(),
+        changes: &diff(wish, &Programmed::default(), &wish.keys()),
+        ..Transaction::default()
+    };
+    kernel.commit(&transaction).expect("a table");
+}
+
 /// What the tests above would say of a table with one look and of Services that change class in one commit: this is the
 /// race that both cures are there for, and the proof that clients here can see it.
 #[test]
 fn without_the_second_look_and_the_lazy_move_clients_are_refused() {
     let world = World::new(SERVERS);
-    let layout = one_look();
-    assert_ne!(layout, Layout::new(&settings()));
-    Dataplane::new(world.netlink(), layout)
-        .load(&everywhere(&world, 1), false)
-        .unwrap();
+    let one_look = one_look();
+    assert_ne!(one_look, layout());
+    let mut kernel = world.netlink();
+    make(&mut kernel, &one_look, &everywhere(&world, 1));
     let (few, many) = (everywhere(&world, 1), everywhere(&world, SERVERS));
     let steps = [eager(&few, &many), eager(&many, &few)];
-    let mut kernel = world.netlink();
     let clients = Clients::start(&world);
     let (started, mut commits) = (Instant::now(), 0);
     while clients.none_refused() && started.elapsed() < Duration::from_secs(30) {

@@ -151,7 +151,7 @@ fn every_foreign_change_is_found_and_mended_and_foreign_tables_stay() {
     );
 
     let mut wish = world.four_services(&[0, 1, 2]);
-    wish.local = Family::BOTH
+    wish.hairpins = Family::BOTH
         .map(|family| (Protocol::Tcp, world.endpoint(family, 0)))
         .into();
     let mut dataplane = world.dataplane();

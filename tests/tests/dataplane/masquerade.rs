@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use nftfleet_agent::dataplane::{Dataplane, Layout, LayoutSettings};
+use nftfleet_agent::dataplane::desired::Pods;
+use nftfleet_agent::dataplane::{Dataplane, Desired, LayoutSettings};
 use nftfleet_domain::service::{Endpoint, Family, Vip};
 use nftfleet_tests::backends::Backend;
 use nftfleet_tests::netns::Netns;
 
-use crate::world::{World, answer, ask_within, desired, four_vips, identity, settings};
+use crate::world::{SETTINGS, World, answer, ask_within, desired, four_vips, identity, pods_in};
 
 /// Counts marked packets before our postrouting chain (nat hooks in at 100, whatever the chain's own priority) and after it.
 /// Only translated connections are looked at for other bits: the kernel's own multicast reports carry a mark of their own.
@@ -32,6 +33,13 @@ fn packets(world: &World, counter: &str) -> u64 {
     let mut words = text.split_whitespace().skip_while(|word| *word != "packets");
     let number = words.nth(1).unwrap_or_else(|| panic!("no packets in {text}"));
     number.parse().unwrap_or_else(|error| panic!("{number}: {error}"))
+}
+
+fn bit(masquerade_bit: u8) -> LayoutSettings {
+    LayoutSettings {
+        masquerade_bit,
+        ..SETTINGS
+    }
 }
 
 /// Who asked the only server, seen from there.
@@ -109,13 +117,11 @@ fn a_cluster_cidr_that_ends_within_a_byte_is_kept() {
         ("10.128.0.0/9", "fd00:128::/31"),
         ("10.128.1.8/29", "fd00:128:1::10/125"),
     ] {
-        let layout = Layout::new(&LayoutSettings {
-            cluster_cidr4: Some(cidr4.parse().unwrap()),
-            cluster_cidr6: Some(cidr6.parse().unwrap()),
-            masquerade_bit: 31,
-        });
-        let wish = world.four_services(&[0]);
-        let mut dataplane = Dataplane::new(world.netlink(), layout);
+        let wish = Desired {
+            pods: pods_in(cidr4, cidr6),
+            ..world.four_services(&[0])
+        };
+        let mut dataplane = Dataplane::new(world.netlink(), bit(31));
         dataplane.load(&wish, false).unwrap();
         for vip in four_vips() {
             assert_eq!(seen(&world, &node.pod, vip), of_family(world.pod_addresses(), vip));
@@ -124,14 +130,13 @@ fn a_cluster_cidr_that_ends_within_a_byte_is_kept() {
         assert_eq!(dataplane.compare(&wish).unwrap(), Vec::<String>::new());
     }
     // The pod just outside.
-    let layout = Layout::new(&LayoutSettings {
-        cluster_cidr4: Some("10.128.1.16/28".parse().unwrap()),
-        cluster_cidr6: Some("fd00:128:1::20/123".parse().unwrap()),
-        masquerade_bit: 0,
-    });
-    Dataplane::new(world.netlink(), layout)
-        .load(&world.four_services(&[0]), false)
-        .unwrap();
+    let wish = Desired {
+        pods: pods_in("10.128.1.16/28", "fd00:128:1::20/123"),
+        ..world.four_services(&[0])
+    };
+    // The table of the other bit goes first: that one is set at the agent's start.
+    world.nft(&["delete", "table", "inet", "nftfleet"]);
+    Dataplane::new(world.netlink(), bit(0)).load(&wish, false).unwrap();
     for vip in four_vips() {
         assert_eq!(seen(&world, &node.pod, vip), of_family(world.node_addresses(), vip));
     }
@@ -140,14 +145,14 @@ fn a_cluster_cidr_that_ends_within_a_byte_is_kept() {
 #[test]
 fn without_a_cluster_cidr_nobody_is_masqueraded() {
     let world = World::new(1);
-    let layout = Layout::new(&LayoutSettings {
-        cluster_cidr4: None,
-        cluster_cidr6: Some("::/0".parse().unwrap()),
-        ..settings()
-    });
-    Dataplane::new(world.netlink(), layout)
-        .load(&world.four_services(&[0]), false)
-        .unwrap();
+    let wish = Desired {
+        pods: Pods {
+            v4: None,
+            ..pods_in("10.128.0.0/16", "::/0")
+        },
+        ..world.four_services(&[0])
+    };
+    world.dataplane().load(&wish, false).unwrap();
     world.servers[0].forget_peers();
     for vip in four_vips() {
         // The question arrives with the client's address, to which the backend has no way back.
@@ -178,7 +183,7 @@ fn a_pod_reaches_itself_through_its_service_and_sees_the_node_without_a_mark() {
         // Not known as local: the pod sees a packet from itself, and drops it.
         ask_within(&node.pod, vip, Duration::from_millis(300)).unwrap_err();
     }
-    wish.local = four_vips().map(|vip| (vip.protocol, itself(vip))).into();
+    wish.hairpins = four_vips().map(|vip| (vip.protocol, itself(vip))).into();
     dataplane.load(&wish, false).unwrap();
     // The addresses of the node's device to the pod.
     let gateway: [IpAddr; 2] = [[10, 128, 1, 1].into(), "fd00:128:1::1".parse().unwrap()];

@@ -1,8 +1,10 @@
 //! A kernel that remembers what was committed to it.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nftfleet_agent::dataplane::kernel::{Kernel, Observed, Transaction};
+use nftfleet_agent::dataplane::programmed::Sticky;
 use nftfleet_agent::dataplane::{KernelError, Layout, Netlink};
 use nftfleet_domain::inventory::TableState;
 
@@ -48,6 +50,10 @@ impl Recorded {
 }
 
 impl Kernel for Recorded {
+    fn stickies(&mut self) -> Result<BTreeSet<Sticky>, KernelError> {
+        self.kernel.stickies()
+    }
+
     fn observe(&mut self, expected: &Layout) -> Result<Option<Observed>, KernelError> {
         self.kernel.observe(expected)
     }
@@ -60,7 +66,7 @@ impl Kernel for Recorded {
         self.kernel.commit(transaction)?;
         self.record.lock().push(Commit {
             replaced: transaction.replace,
-            made: transaction.make.is_some(),
+            made: transaction.make,
             elements: transaction.changes.len(),
         });
         Ok(())

@@ -34,7 +34,7 @@ fn a_service_without_endpoints_and_a_port_without_service_are_refused_at_once() 
     ];
     let of_nobody = |at| [Protocol::Tcp, Protocol::Udp].map(|protocol| (vip(at, protocol), vec![]));
     let without = desired(empty.into_iter().flat_map(of_nobody));
-    wish.services.extend(without.services);
+    wish.frontends.extend(without.frontends);
     wish.cluster_ips.extend(without.cluster_ips);
     dataplane.load(&wish, false).unwrap();
 

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use nftfleet_agent::dataplane::{Dataplane, Layout, LayoutSettings};
+use nftfleet_agent::dataplane::{Dataplane, LayoutSettings};
 use nftfleet_domain::inventory::TableState;
 use nftfleet_domain::service::Protocol;
 use nftfleet_tests::traffic::{LongLived, NewConnections, UdpQueries};
 use nftfleet_tests::wait;
 
 use crate::recorded::{Commit, Recorded};
-use crate::world::{World, four_vips, settings, target};
+use crate::world::{SETTINGS, World, four_vips, target};
 
 /// Streams of both protocols from the client.
 fn clients(world: &World) -> (NewConnections, UdpQueries) {
@@ -46,7 +46,7 @@ fn a_restart_adopts_the_table_and_writes_nothing() {
     let long_lived = LongLived::open(&world.node().client, target(four_vips()[0]));
     for _ in 0..20 {
         let (kernel, record) = Recorded::new(world.netlink());
-        let mut second = Dataplane::new(kernel, Layout::new(&settings()));
+        let mut second = Dataplane::new(kernel, SETTINGS);
         // Asked for dormant: a table that is there keeps its state.
         assert_eq!(second.load(&wish, true).unwrap(), 0);
         assert_eq!(record.take(), []);
@@ -64,7 +64,7 @@ fn a_restart_writes_only_what_changed_meanwhile() {
     let world = World::new(3);
     world.dataplane().load(&world.four_services(&[0, 1]), true).unwrap();
     let (kernel, record) = Recorded::new(world.netlink());
-    let mut second = Dataplane::new(kernel, Layout::new(&settings()));
+    let mut second = Dataplane::new(kernel, SETTINGS);
     let wish = world.four_services(&[0, 2]);
     second.load(&wish, false).unwrap();
     let elements = 2 * four_vips().len();
@@ -87,11 +87,11 @@ fn a_table_of_other_settings_gets_new_rules_in_one_transaction_without_loss() {
     let long_lived = LongLived::open(&world.node().client, target(four_vips()[2]));
     for round in 0..20 {
         let (kernel, record) = Recorded::new(world.netlink());
-        let layout = Layout::new(&LayoutSettings {
+        let settings = LayoutSettings {
             masquerade_bit: 15 + round % 2,
-            ..settings()
-        });
-        let mut next = Dataplane::new(kernel, layout);
+            ..SETTINGS
+        };
+        let mut next = Dataplane::new(kernel, settings);
         assert_eq!(next.load(&wish, true).unwrap(), 1);
         // Nothing but rules: a table made anew would lose packets that are on their way through the old one.
         let only_rules = Commit {

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
-use nftfleet_agent::dataplane::{Dataplane, Desired, Layout};
+use nftfleet_agent::dataplane::{Dataplane, Desired, Key};
 use nftfleet_domain::service::{Endpoint, Family, Protocol, Vip};
 
 use crate::recorded::{Commit, Recorded};
-use crate::world::{World, answer, desired, identity, settings, vip};
+use crate::world::{SETTINGS, World, answer, desired, identity, serve, vip};
 
 const SERVICES: u16 = 2_000;
 const ENDPOINTS: u16 = 10;
@@ -44,12 +44,11 @@ fn many() -> Desired {
 fn two_thousand_services_are_one_commit_and_one_endpoint_is_two_elements() {
     let world = World::new(1);
     let (kernel, record) = Recorded::new(world.netlink());
-    let mut dataplane = Dataplane::new(kernel, Layout::new(&settings()));
+    let mut dataplane = Dataplane::new(kernel, SETTINGS);
     let mut wish = many();
     // One that can be asked, among them.
     let known = vip("10.96.20.1:80", Protocol::Tcp);
-    wish.services.insert(known, [world.endpoint(Family::V4, 0)].into());
-    wish.cluster_ips.insert(known.address);
+    serve(&mut wish, known, [world.endpoint(Family::V4, 0)]);
 
     let started = Instant::now();
     assert_eq!(dataplane.load(&wish, false).unwrap(), 1);
@@ -73,14 +72,18 @@ fn two_thousand_services_are_one_commit_and_one_endpoint_is_two_elements() {
     assert_eq!(answer(&world.node().client, known), identity(0));
 
     let changed = vip("10.97.1.0:80", Protocol::Tcp);
-    let endpoints = wish.services.get_mut(&changed).unwrap();
-    endpoints.pop_first();
-    endpoints.insert(Endpoint {
+    let list = wish.frontends[&changed].all.clone().unwrap();
+    let other = Endpoint {
         address: Ipv4Addr::new(10, 200, 0, 1).into(),
         port: 1,
-    });
+    };
+    serve(
+        &mut wish,
+        changed,
+        list.endpoints.iter().skip(1).copied().chain([other]),
+    );
     let started = Instant::now();
-    assert_eq!(dataplane.load(&wish, false).unwrap(), 1);
+    assert_eq!(dataplane.follow(&wish, &[Key::Vip(changed)].into()).unwrap(), 1);
     println!("one endpoint changed in {:?}", started.elapsed());
     let two_elements = Commit {
         replaced: false,

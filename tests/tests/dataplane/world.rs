@@ -1,9 +1,11 @@
 //! A lab with one node, servers behind it, and the data plane of that node.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use nftfleet_agent::dataplane::desired::{Frontend, List, PodMatch, Pods};
 use nftfleet_agent::dataplane::{Dataplane, Desired, Layout, LayoutSettings, Netlink};
 use nftfleet_domain::service::{Endpoint, Family, Protocol, Vip};
 use nftfleet_tests::backends::Backend;
@@ -89,7 +91,7 @@ impl World {
 
     /// A data plane of the node that knows nothing yet.
     pub fn dataplane(&self) -> Dataplane<Netlink> {
-        Dataplane::new(self.netlink(), Layout::new(&settings()))
+        Dataplane::new(self.netlink(), SETTINGS)
     }
 
     /// What `nft` prints for these arguments on the node, which it must do without a complaint.
@@ -128,13 +130,29 @@ pub fn netlink(netns: &Netns) -> Netlink {
     netns.run(|| Netlink::open().expect("a netlink socket"))
 }
 
-/// The lab's pods and kube-proxy's default bit.
-pub fn settings() -> LayoutSettings {
-    LayoutSettings {
-        cluster_cidr4: Some(CLUSTER_CIDR4.parse().expect("an IPv4 network")),
-        cluster_cidr6: Some(CLUSTER_CIDR6.parse().expect("an IPv6 network")),
-        masquerade_bit: 14,
+/// kube-proxy's default bit.
+pub const SETTINGS: LayoutSettings = LayoutSettings {
+    masquerade_bit: 14,
+    masquerade_all: false,
+};
+
+/// The lab's pods.
+pub fn pods() -> Pods {
+    pods_in(CLUSTER_CIDR4, CLUSTER_CIDR6)
+}
+
+/// Pods in these networks.
+pub fn pods_in(cidr4: &str, cidr6: &str) -> Pods {
+    let of = |cidr: &str| Some(PodMatch::Source(cidr.parse().expect("a network")));
+    Pods {
+        v4: of(cidr4),
+        v6: of(cidr6),
     }
+}
+
+/// The table without groups for session affinity.
+pub fn layout() -> Layout {
+    Layout::new(SETTINGS, &pods(), &BTreeSet::new())
 }
 
 /// The VIP at this address and port.
@@ -159,15 +177,33 @@ pub fn four_vips() -> [Vip; 4] {
 
 /// Services, and their addresses as `ClusterIP`s.
 pub fn desired(services: impl IntoIterator<Item = (Vip, Vec<Endpoint>)>) -> Desired {
-    let services = services
-        .into_iter()
-        .map(|(vip, endpoints)| (vip, endpoints.into_iter().collect()));
     let mut desired = Desired {
-        services: services.collect(),
+        pods: pods(),
         ..Desired::default()
     };
-    desired.cluster_ips = desired.services.keys().map(|vip| vip.address).collect();
+    for (vip, endpoints) in services {
+        serve(&mut desired, vip, endpoints);
+    }
     desired
+}
+
+/// One more Service.
+pub fn serve(desired: &mut Desired, vip: Vip, endpoints: impl IntoIterator<Item = Endpoint>) {
+    let endpoints: BTreeSet<Endpoint> = endpoints.into_iter().collect();
+    let list = List {
+        endpoints: endpoints.into_iter().collect(),
+        affinity: None,
+    };
+    let frontend = Frontend {
+        name: "shop/test:http".into(),
+        route: None,
+        all: Some(list).filter(|list| !list.endpoints.is_empty()),
+        local: None,
+        sources: None,
+        serving: [].into(),
+    };
+    desired.frontends.insert(vip, frontend);
+    desired.cluster_ips.insert(vip.address, "shop/test".into());
 }
 
 pub fn target(vip: Vip) -> SocketAddr {

@@ -1,5 +1,7 @@
 //! Classes: how many slots a VIP's endpoints are spread over.
 
+use crate::dataplane::programmed::Which;
+
 /// How many endpoints a class has slots for. Exact for small numbers, then in steps of a third to a half, so that at least
 /// two thirds of the slots are filled.
 pub const CLASSES: [u16; 30] = [
@@ -21,9 +23,20 @@ pub fn class_of(endpoints: usize) -> Option<u16> {
         .or(CLASSES.last().copied())
 }
 
+/// How many of the classes there are for a list: a node does not run more pods of one Service than the 22nd has room for.
+const LOCAL_CLASSES: usize = 22;
+
+/// The classes of a list.
+pub fn classes(which: Which) -> &'static [u16] {
+    match which {
+        Which::All => &CLASSES,
+        Which::Local => &CLASSES[..LOCAL_CLASSES],
+    }
+}
+
 /// How many endpoints of one VIP can be programmed.
-pub fn most_endpoints() -> usize {
-    CLASSES.last().map_or(0, |class| usize::from(*class))
+pub fn most_endpoints(which: Which) -> usize {
+    classes(which).last().map_or(0, |class| usize::from(*class))
 }
 
 /// How often a class draws before it takes slot 0. With two thirds filled, 12 draws leave 2 in a million to slot 0, too few
@@ -36,6 +49,12 @@ pub(super) fn draws(class: u16) -> usize {
     }
 }
 
+/// How often a new client, or one whose endpoint has gone, draws a ticket. With two thirds held, 8 draws leave 2 in ten
+/// thousand new clients of a coarse class without one: they are served, and draw again with their next connection.
+pub(super) fn ticket_draws(class: u16) -> usize {
+    if class <= LAST_EXACT_CLASS { 3 } else { 8 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,7 +62,7 @@ mod tests {
     #[test]
     fn a_class_has_room_and_is_at_least_two_thirds_full() {
         assert_eq!(class_of(0), None);
-        for endpoints in 1..=most_endpoints() {
+        for endpoints in 1..=most_endpoints(Which::All) {
             let class = usize::from(class_of(endpoints).unwrap());
             assert!(class >= endpoints, "{endpoints}");
             assert!(endpoints * 3 >= class * 2, "{endpoints} in {class}");

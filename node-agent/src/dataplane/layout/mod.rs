@@ -6,19 +6,25 @@
 //! - `endpointsN` maps VIP and slot to an endpoint;
 //! - `serviceN-C` holds the VIPs whose endpoints lie in slots 0 to C-1, and sends them to chain `slotsN-C`;
 //! - `slotsN-C` draws a slot, and draws again when it is empty; its last rule takes slot 0, which is never empty while the
-//!   Service has an endpoint, so no connection is refused by bad luck.
+//!   Service has an endpoint, so no connection is refused by bad luck;
+//! - `stickyN-T-C` does the same for Services with session affinity, by tickets which clients keep for T seconds; such a
+//!   chain and its set are made when the first Service needs them.
 
 mod class;
 pub mod names;
 mod rules;
+mod sets;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use std::collections::BTreeSet;
+
 use nftfleet_domain::service::Family;
 
-pub use class::{CLASSES, class_of, most_endpoints};
-use rules::{VIP, cluster_ip, is_family, jump, masquerading, pick, reject_connection, services, slots};
+pub use class::{CLASSES, class_of, classes, most_endpoints};
+pub use rules::TICKETS;
 
+use super::desired::Pods;
 use super::expression::{Field, Rule};
+use super::programmed::{Group, Sticky, Which};
 
 /// The table's name; its family is `inet`.
 pub const TABLE: &str = "nftfleet";
@@ -26,21 +32,22 @@ pub const TABLE: &str = "nftfleet";
 /// The table's comment, the first thing that a person reads.
 pub const TABLE_COMMENT: &str = "Services of Kubernetes: made by nftfleet-agent, do not edit";
 
+/// Where a VIP's local list begins among its slots.
+pub const LOCAL_SLOTS: u32 = 32768;
+
 /// Before kube-proxy's and iptables' -100, so that we decide first while the old rules still stand.
 const DNAT_PRIORITY: i32 = -110;
 
 /// Before kube-proxy's and iptables' 100, so that our mark is taken off before their masquerade rules look for it.
 const SNAT_PRIORITY: i32 = 90;
 
-/// What the table depends on besides Services.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What the table depends on from the agent's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayoutSettings {
-    /// Pod addresses: who connects from elsewhere to a `ClusterIP` is masqueraded. None masquerades nobody.
-    pub cluster_cidr4: Option<Ipv4Net>,
-    /// The same for IPv6.
-    pub cluster_cidr6: Option<Ipv6Net>,
     /// The packet mark's bit that carries "masquerade" from the first hook to the last, 0-31. kube-proxy's default is 14.
     pub masquerade_bit: u8,
+    /// Whether every connection to a `ClusterIP` is masqueraded, whoever makes it.
+    pub masquerade_all: bool,
 }
 
 /// A set or map of the table.
@@ -54,6 +61,10 @@ pub struct Set {
     pub key: Vec<Field>,
     /// The fields of its data; empty for a plain set.
     pub data: Vec<Field>,
+    /// Whether an element may stand for a range.
+    pub interval: bool,
+    /// Set if packets put elements in: how many at the most.
+    pub dynamic: Option<u32>,
     /// What it is for.
     pub comment: Option<String>,
 }
@@ -85,85 +96,55 @@ pub struct Layout {
     pub sets: Vec<Set>,
     /// Chains; a chain stands before those that jump to it.
     pub chains: Vec<Chain>,
+    /// The groups for session affinity that have a set and a chain.
+    pub stickies: BTreeSet<Sticky>,
 }
 
 impl Layout {
-    /// The table for these settings.
-    pub fn new(settings: &LayoutSettings) -> Self {
+    /// The table for these settings, with the chains and sets for session affinity that are needed.
+    pub fn new(settings: LayoutSettings, pods: &Pods, stickies: &BTreeSet<Sticky>) -> Self {
         let mut sets = Vec::new();
-        let mut chains = vec![reject_connection()];
+        let mut chains = vec![rules::reject_connection()];
         for family in Family::BOTH {
-            sets.extend(sets_of(family));
-            chains.extend(CLASSES.map(|class| slots(family, class)));
-            chains.push(pick(family));
-            chains.push(cluster_ip(family, settings));
-            chains.push(services(family));
+            sets.extend(sets::constant(family));
+            for which in Which::BOTH {
+                let groups = groups(family, which, stickies);
+                chains.extend(groups.iter().map(|group| rules::picking(family, which, *group)));
+                chains.push(rules::pick(family, which, &groups));
+                sets.extend(groups.into_iter().map(|group| sets::group(family, which, group)));
+            }
+            chains.extend(rules::dispatch(family, settings, pods.of(family)));
         }
-        let dispatch = Family::BOTH.map(|family| {
-            let mut expressions = is_family(family);
-            expressions.push(jump(format!("services{}", names::digit(family))));
-            Rule::new(expressions)
-        });
-        let hook = |number, priority| Some(Hook { number, priority });
+        let base = |name: &str, number, priority, rules| Chain {
+            name: name.to_owned(),
+            hook: Some(Hook { number, priority }),
+            rules,
+        };
         chains.extend([
-            Chain {
-                name: "prerouting".to_owned(),
-                hook: hook(0, DNAT_PRIORITY),
-                rules: dispatch.to_vec(),
-            },
-            Chain {
-                name: "output".to_owned(),
-                hook: hook(3, DNAT_PRIORITY),
-                rules: dispatch.to_vec(),
-            },
-            Chain {
-                name: "postrouting".to_owned(),
-                hook: hook(4, SNAT_PRIORITY),
-                rules: masquerading(settings),
-            },
+            base("prerouting", 0, DNAT_PRIORITY, rules::prerouting()),
+            base("output", 3, DNAT_PRIORITY, rules::output()),
+            base("postrouting", 4, SNAT_PRIORITY, rules::postrouting(settings)),
         ]);
-        Self { sets, chains }
+        Self {
+            sets,
+            chains,
+            stickies: stickies.clone(),
+        }
     }
 }
 
-fn sets_of(family: Family) -> Vec<Set> {
-    let set = |name, key: &[Field], data: &[Field], comment: Option<&str>| Set {
-        name,
-        family,
-        key: key.to_vec(),
-        data: data.to_vec(),
-        comment: comment.map(str::to_owned),
-    };
-    let mut sets = vec![
-        set(
-            names::endpoints(family),
-            &[Field::Destination, Field::Protocol, Field::DestinationPort, Field::Slot],
-            &[Field::Destination, Field::DestinationPort],
-            Some("VIP and slot to endpoint"),
-        ),
-        set(
-            names::cluster_ips(family),
-            &[Field::Destination],
-            &[],
-            Some("all ClusterIPs"),
-        ),
-        set(
-            names::hairpin(family),
-            &[
-                Field::Source,
-                Field::Destination,
-                Field::Protocol,
-                Field::DestinationPort,
-            ],
-            &[],
-            Some("local endpoints that reach themselves"),
-        ),
-    ];
-    sets.extend(CLASSES.map(|class| {
-        let comment = format!("VIPs with endpoints in slots 0 to {}", class - 1);
-        set(names::service(family, class), &VIP, &[], Some(&comment))
-    }));
-    sets
+/// The groups of a list, in the order in which a packet meets their sets.
+fn groups(family: Family, which: Which, stickies: &BTreeSet<Sticky>) -> Vec<Group> {
+    let of_list = stickies.iter().filter(|s| s.family == family && s.which == which);
+    let sticky = of_list.map(|sticky| Group::Sticky {
+        timeout: sticky.timeout,
+        class: sticky.class,
+    });
+    classes(which)
+        .iter()
+        .map(|class| Group::Class(*class))
+        .chain(sticky)
+        .collect()
 }
 
 #[cfg(test)]
@@ -174,19 +155,26 @@ mod tests {
     #[test]
     fn every_target_of_a_verdict_stands_before_it() {
         let settings = LayoutSettings {
-            cluster_cidr4: None,
-            cluster_cidr6: None,
             masquerade_bit: 14,
+            masquerade_all: false,
         };
-        let layout = Layout::new(&settings);
-        let mut seen = std::collections::BTreeSet::new();
+        let stickies = Family::BOTH.into_iter().flat_map(|family| {
+            Which::BOTH.map(|which| Sticky {
+                family,
+                which,
+                timeout: 10,
+                class: 3,
+            })
+        });
+        let layout = Layout::new(settings, &Pods::default(), &stickies.collect());
+        let mut seen = BTreeSet::new();
         for chain in &layout.chains {
             for rule in &chain.rules {
                 for expression in &rule.expressions {
                     if let Expression::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) = expression {
                         assert!(seen.contains(to), "{} jumps to {to}", chain.name);
                     }
-                    if let Expression::Lookup { set, .. } = expression {
+                    if let Expression::Lookup { set, .. } | Expression::Dynamic { set, .. } = expression {
                         assert!(
                             layout.sets.iter().any(|s| s.name == *set),
                             "{} looks into {set}",

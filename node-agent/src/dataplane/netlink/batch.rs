@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::element;
+use super::element::{self, SetId};
 use super::message::{
-    INET, LARGEST_LIST, SUBSYSTEM, attribute, begin_message, begin_nested, end_attribute, end_message, flag, kind,
-    text_attribute,
+    INET, LARGEST_LIST, SUBSYSTEM, begin_message, begin_nested, end_attribute, end_message, flag, kind, text_attribute,
 };
 use super::object;
-use crate::dataplane::desired::{Change, Element};
 use crate::dataplane::kernel::KernelError;
-use crate::dataplane::layout::{Chain, Layout, TABLE};
+use crate::dataplane::layout::{Chain, Set, TABLE};
+use crate::dataplane::programmed::{Change, Element};
 
 /// A batch of messages under construction.
 pub struct Batch {
@@ -83,9 +82,9 @@ impl Batch {
         Ok(())
     }
 
-    /// Appends the rules of a chain anew: all that are there go.
-    pub fn rewrite(&mut self, chain: &Chain) -> Result<(), KernelError> {
-        let sequence = self.next(format!("the old rules of chain {}", chain.name));
+    /// Appends "take away all rules of this chain".
+    pub fn empty(&mut self, chain: &str) {
+        let sequence = self.next(format!("the old rules of chain {chain}"));
         let start = begin_message(
             &mut self.bytes,
             SUBSYSTEM << 8 | kind::DELETE_RULE,
@@ -95,12 +94,12 @@ impl Batch {
             0,
         );
         text_attribute(&mut self.bytes, 1, TABLE);
-        text_attribute(&mut self.bytes, 2, &chain.name);
+        text_attribute(&mut self.bytes, 2, chain);
         end_message(&mut self.bytes, start);
-        self.rules(chain)
     }
 
-    fn rules(&mut self, chain: &Chain) -> Result<(), KernelError> {
+    /// Appends a chain's rules, after those that are there.
+    pub fn rules(&mut self, chain: &Chain) -> Result<(), KernelError> {
         for (i, rule) in chain.rules.iter().enumerate() {
             let what = format!("rule {i} of chain {}", chain.name);
             self.step(what, |bytes, sequence| {
@@ -110,21 +109,18 @@ impl Batch {
         Ok(())
     }
 
-    /// Appends the table with all its sets, chains and rules.
-    pub fn make(&mut self, layout: &Layout, dormant: bool) -> Result<(), KernelError> {
-        self.step("the table", |bytes, sequence| {
-            object::new_table(bytes, sequence, dormant)
-        })?;
-        for (id, set) in (1..).zip(&layout.sets) {
+    /// Appends sets, then chains, then the chains' rules.
+    pub fn make(&mut self, sets: &[&Set], chains: &[&Chain]) -> Result<(), KernelError> {
+        for (id, set) in (1..).zip(sets) {
             self.step(format!("set {}", set.name), |bytes, sequence| {
                 object::new_set(bytes, sequence, set, id)
             })?;
         }
-        for chain in &layout.chains {
+        for chain in chains {
             let what = format!("chain {}", chain.name);
             self.step(what, |bytes, sequence| object::new_chain(bytes, sequence, chain))?;
         }
-        for chain in &layout.chains {
+        for chain in chains {
             self.rules(chain)?;
         }
         Ok(())
@@ -132,20 +128,20 @@ impl Batch {
 
     /// Removals first: a slot that gets another endpoint is taken out and put in again.
     pub fn changes(&mut self, changes: &[Change]) {
-        let mut removed = BTreeMap::<String, Vec<&Element>>::new();
-        let mut added = BTreeMap::<String, Vec<&Element>>::new();
+        let mut removed = BTreeMap::<SetId, Vec<&Element>>::new();
+        let mut added = BTreeMap::<SetId, Vec<&Element>>::new();
         for change in changes {
             let (group, element) = match change {
                 Change::Remove(element) => (&mut removed, element),
                 Change::Add(element) => (&mut added, element),
             };
-            group.entry(element::set_of(element)).or_default().push(element);
+            group.entry(SetId::of(element)).or_default().push(element);
         }
         for (set, elements) in removed {
-            self.elements(kind::DELETE_ELEMENTS, 0, &set, &elements);
+            self.elements(kind::DELETE_ELEMENTS, 0, &set.name(), &elements);
         }
         for (set, elements) in added {
-            self.elements(kind::NEW_ELEMENTS, flag::CREATE, &set, &elements);
+            self.elements(kind::NEW_ELEMENTS, flag::CREATE, &set.name(), &elements);
         }
     }
 
@@ -170,7 +166,6 @@ impl Batch {
     /// Appends the elements in as many messages as they need.
     fn elements(&mut self, message: u16, flags: u16, set: &str, elements: &[&Element]) {
         let mut rest = elements;
-        let mut value = Vec::with_capacity(64);
         while !rest.is_empty() {
             let sequence = self.next(format!("elements of {set}"));
             let start = begin_message(&mut self.bytes, SUBSYSTEM << 8 | message, flags, sequence, INET, 0);
@@ -182,19 +177,7 @@ impl Batch {
                     break;
                 }
                 rest = after;
-                let entry = begin_nested(&mut self.bytes, 1);
-                value.clear();
-                element::write_key(element, &mut value);
-                let key = begin_nested(&mut self.bytes, 1);
-                attribute(&mut self.bytes, 1, &value);
-                end_attribute(&mut self.bytes, key);
-                value.clear();
-                if message == kind::NEW_ELEMENTS && element::write_data(element, &mut value) {
-                    let data = begin_nested(&mut self.bytes, 2);
-                    attribute(&mut self.bytes, 1, &value);
-                    end_attribute(&mut self.bytes, data);
-                }
-                end_attribute(&mut self.bytes, entry);
+                element::append(&mut self.bytes, element, message == kind::NEW_ELEMENTS);
             }
             end_attribute(&mut self.bytes, list);
             end_message(&mut self.bytes, start);

@@ -7,11 +7,13 @@ pub mod kind {
     pub const DELETE_TABLE: u16 = 2;
     pub const NEW_CHAIN: u16 = 3;
     pub const GET_CHAIN: u16 = 4;
+    pub const DELETE_CHAIN: u16 = 5;
     pub const NEW_RULE: u16 = 6;
     pub const GET_RULE: u16 = 7;
     pub const DELETE_RULE: u16 = 8;
     pub const NEW_SET: u16 = 9;
     pub const GET_SET: u16 = 10;
+    pub const DELETE_SET: u16 = 11;
     pub const NEW_ELEMENTS: u16 = 12;
     pub const GET_ELEMENTS: u16 = 13;
     pub const DELETE_ELEMENTS: u16 = 14;
@@ -87,7 +89,8 @@ pub fn begin_nested(bytes: &mut Vec<u8>, kind: u16) -> usize {
     begin_attribute(bytes, kind | 0x8000)
 }
 
-fn begin_attribute(bytes: &mut Vec<u8>, kind: u16) -> usize {
+/// Begins an attribute; its length is set by [`end_attribute`].
+pub fn begin_attribute(bytes: &mut Vec<u8>, kind: u16) -> usize {
     let start = bytes.len();
     bytes.extend([0, 0]);
     bytes.extend(kind.to_ne_bytes());

@@ -1,12 +1,15 @@
 //! The kernel's side: reads the table whole or not at all, and writes it in one transaction.
 
 mod batch;
+pub mod conntrack;
 mod element;
 mod message;
 mod object;
 mod observe;
 mod socket;
 mod userdata;
+
+use std::collections::BTreeSet;
 
 use nftfleet_domain::inventory::TableState;
 use nftfleet_domain::service::Family;
@@ -19,6 +22,7 @@ use self::message::{INET, SUBSYSTEM, begin_message, end_message, find, flag, kin
 use self::socket::Socket;
 use super::kernel::{Kernel, KernelError, Observed, Transaction};
 use super::layout::{Layout, TABLE, names};
+use super::programmed::{Group, Sticky};
 
 /// How often an observation is tried again when the ruleset changes under it.
 const OBSERVATION_TRIES: usize = 8;
@@ -111,6 +115,30 @@ fn settled<T>(mut read: impl FnMut() -> Result<T, KernelError>) -> Result<T, Ker
 }
 
 impl Kernel for Netlink {
+    fn stickies(&mut self) -> Result<BTreeSet<Sticky>, KernelError> {
+        settled(|| {
+            let mut stickies = BTreeSet::new();
+            let request = self.request(kind::GET_SET, INET, None);
+            let each = |message: message::Received<'_>| {
+                let name = find(message.body(), 2).map(text).unwrap_or_default();
+                if let Some((family, which, Group::Sticky { timeout, class })) = names::sticky_group(&name) {
+                    stickies.insert(Sticky {
+                        family,
+                        which,
+                        timeout,
+                        class,
+                    });
+                }
+            };
+            match self.socket.dump(&request, each) {
+                Err(SocketError::Refused { source, .. }) if source.raw_os_error() == Some(Errno::ENOENT as i32) => {
+                    Ok(BTreeSet::new())
+                }
+                done => done.map(|()| stickies).map_err(Into::into),
+            }
+        })
+    }
+
     fn observe(&mut self, expected: &Layout) -> Result<Option<Observed>, KernelError> {
         settled(|| match self.observe_once(expected) {
             // The table went while it was read: look again.
@@ -145,16 +173,32 @@ impl Kernel for Netlink {
         if transaction.replace {
             batch.step("the old table", object::delete_table)?;
         }
-        if let Some(layout) = transaction.make {
-            batch.make(layout, transaction.dormant.unwrap_or(false))?;
+        if transaction.make {
+            let dormant = transaction.dormant.unwrap_or(false);
+            batch.step("the table", |bytes, sequence| {
+                object::new_table(bytes, sequence, dormant)
+            })?;
         }
+        batch.make(transaction.sets, transaction.chains)?;
         for chain in transaction.rewrite {
-            batch.rewrite(chain)?;
+            batch.empty(&chain.name);
+            batch.rules(chain)?;
+        }
+        for chain in transaction.old_chains {
+            batch.empty(chain);
+        }
+        for chain in transaction.old_chains {
+            batch.step(format!("the old chain {chain}"), |bytes, sequence| {
+                object::delete_chain(bytes, sequence, chain)
+            })?;
+        }
+        for set in transaction.old_sets {
+            batch.step(format!("the old set {set}"), |bytes, sequence| {
+                object::delete_set(bytes, sequence, set)
+            })?;
         }
         batch.changes(transaction.changes);
-        if transaction.make.is_none()
-            && let Some(dormant) = transaction.dormant
-        {
+        if let Some(dormant) = transaction.dormant.filter(|_| !transaction.make) {
             // The kernel makes a table that is missing when it is told flags: an empty one, which would pass for ours. To put
             // a table to sleep is the way back, which must not fail because somebody damaged the table.
             if !dormant {

@@ -18,7 +18,9 @@ use nftnl_sys::libc;
 
 use super::message::{INET, flag, kind};
 use super::userdata;
-use crate::dataplane::expression::{Base, Comparison, CtKey, Expression, Field, MetaKey, Rule, Verdict};
+use crate::dataplane::expression::{
+    Base, Comparison, CtKey, DynamicOperation, Expression, Field, MetaKey, Rule, Verdict,
+};
 use crate::dataplane::kernel::KernelError;
 use crate::dataplane::layout::{Chain, Set, TABLE, TABLE_COMMENT};
 
@@ -157,6 +159,7 @@ pub fn type_number(fields: &[Field], family: Family) -> u32 {
             Field::Protocol => 12,
             Field::DestinationPort => 13,
             Field::Slot => 4,
+            Field::Priority => 23,
         };
         number << 6 | field
     })
@@ -165,6 +168,65 @@ pub fn type_number(fields: &[Field], family: Family) -> u32 {
 /// The length of a key or of data in bytes.
 pub fn length_of(fields: &[Field], family: Family) -> u32 {
     fields.iter().map(|field| 4 * field.words(family)).sum()
+}
+
+/// After how many milliseconds a dynamic map forgets an element whose rule does not say: Kubernetes' default of session
+/// affinity.
+const DEFAULT_TIMEOUT: u64 = 10_800_000;
+
+/// The flags of a set (`NFT_SET_*`).
+pub fn set_flags(set: &Set) -> u32 {
+    let mut flags = 0;
+    if !set.data.is_empty() {
+        flags |= libc::NFT_SET_MAP;
+    }
+    if set.interval {
+        flags |= libc::NFT_SET_INTERVAL;
+        if set.key.len() > 1 {
+            flags |= NFT_SET_CONCAT;
+        }
+    }
+    if set.dynamic.is_some() {
+        flags |= libc::NFT_SET_TIMEOUT | libc::NFT_SET_EVAL;
+    }
+    flags as u32
+}
+
+/// The set's key is a concatenation, whose fields the kernel must know to look for ranges.
+const NFT_SET_CONCAT: libc::c_int = 0x80;
+
+/// Appends "delete this set", which must have no elements and no rules that look into it.
+pub fn delete_set(bytes: &mut Vec<u8>, sequence: u32, name: &str) -> Result<(), KernelError> {
+    let (table, name) = (c_text(TABLE)?, c_text(name)?);
+    // SAFETY: plain allocation and setters; texts are copied by the library.
+    let object = unsafe {
+        let object = Owned::new(sys::nftnl_set_alloc(), sys::nftnl_set_free, "a set")?;
+        sys::nftnl_set_set_str(object.get(), sys::NFTNL_SET_TABLE as u16, table.as_ptr());
+        sys::nftnl_set_set_str(object.get(), sys::NFTNL_SET_NAME as u16, name.as_ptr());
+        object
+    };
+    // SAFETY: `message` hands over a header with room, and the set is alive.
+    message(bytes, kind::DELETE_SET, 0, sequence, |header| unsafe {
+        sys::nftnl_set_nlmsg_build_payload(header.cast(), object.get());
+    });
+    Ok(())
+}
+
+/// Appends "delete this chain", which must have no rules and nobody who jumps to it.
+pub fn delete_chain(bytes: &mut Vec<u8>, sequence: u32, name: &str) -> Result<(), KernelError> {
+    let (table, name) = (c_text(TABLE)?, c_text(name)?);
+    // SAFETY: plain allocation and setters; texts are copied by the library.
+    let object = unsafe {
+        let object = Owned::new(sys::nftnl_chain_alloc(), sys::nftnl_chain_free, "a chain")?;
+        sys::nftnl_chain_set_str(object.get(), sys::NFTNL_CHAIN_TABLE as u16, table.as_ptr());
+        sys::nftnl_chain_set_str(object.get(), sys::NFTNL_CHAIN_NAME as u16, name.as_ptr());
+        object
+    };
+    // SAFETY: `message` hands over a header with room, and the chain is alive.
+    message(bytes, kind::DELETE_CHAIN, 0, sequence, |header| unsafe {
+        sys::nftnl_chain_nlmsg_build_payload(header.cast(), object.get());
+    });
+    Ok(())
 }
 
 /// Appends "make this set or map".
@@ -181,8 +243,22 @@ pub fn new_set(bytes: &mut Vec<u8>, sequence: u32, set: &Set, id: u32) -> Result
         number(sys::NFTNL_SET_ID, id);
         number(sys::NFTNL_SET_KEY_TYPE, type_number(&set.key, set.family));
         number(sys::NFTNL_SET_KEY_LEN, length_of(&set.key, set.family));
+        number(sys::NFTNL_SET_FLAGS, set_flags(set));
+        if set.interval && set.key.len() > 1 {
+            let lengths: Vec<u8> = set.key.iter().map(|field| 4 * field.words(set.family) as u8).collect();
+            let data = lengths.as_ptr().cast::<c_void>();
+            sys::nftnl_set_set_data(
+                object.get(),
+                sys::NFTNL_SET_DESC_CONCAT as u16,
+                data,
+                lengths.len() as u32,
+            );
+        }
+        if let Some(size) = set.dynamic {
+            number(sys::NFTNL_SET_DESC_SIZE, size);
+            sys::nftnl_set_set_u64(object.get(), sys::NFTNL_SET_TIMEOUT as u16, DEFAULT_TIMEOUT);
+        }
         if !set.data.is_empty() {
-            number(sys::NFTNL_SET_FLAGS, libc::NFT_SET_MAP as u32);
             number(sys::NFTNL_SET_DATA_TYPE, type_number(&set.data, set.family));
             number(sys::NFTNL_SET_DATA_LEN, length_of(&set.data, set.family));
         }
@@ -268,6 +344,12 @@ impl Instruction {
         self
     }
 
+    fn long(self, attribute: u32, value: u64) -> Self {
+        // SAFETY: the expression is alive, and the attribute is one of its own 64-bit numbers.
+        unsafe { sys::nftnl_expr_set_u64(self.0.get(), attribute as u16, value) }
+        self
+    }
+
     fn bytes(self, attribute: u32, value: &[u8]) -> Self {
         // SAFETY: the expression is alive, and the bytes are copied by the library.
         unsafe {
@@ -338,15 +420,69 @@ fn expression_object(expression: &Expression) -> Result<Instruction, KernelError
             .number(sys::NFTNL_EXPR_BITWISE_OP, 0)
             .bytes(sys::NFTNL_EXPR_BITWISE_MASK, mask)
             .bytes(sys::NFTNL_EXPR_BITWISE_XOR, xor),
-        Expression::Random { modulus, register } => Instruction::new("numgen")?
+        Expression::Random {
+            modulus,
+            offset,
+            register,
+        } => Instruction::new("numgen")?
             .number(sys::NFTNL_EXPR_NG_DREG, *register)
             .number(sys::NFTNL_EXPR_NG_MODULUS, *modulus)
             .number(sys::NFTNL_EXPR_NG_TYPE, libc::NFT_NG_RANDOM as u32)
-            .number(sys::NFTNL_EXPR_NG_OFFSET, 0),
-        Expression::Lookup { register, set, into } => {
+            .number(sys::NFTNL_EXPR_NG_OFFSET, *offset),
+        Expression::Immediate { register, value } => Instruction::new("immediate")?
+            .number(sys::NFTNL_EXPR_IMM_DREG, *register)
+            .bytes(sys::NFTNL_EXPR_IMM_DATA, value),
+        Expression::Hash {
+            from,
+            length,
+            modulus,
+            seed,
+            register,
+        } => Instruction::new("hash")?
+            .number(sys::NFTNL_EXPR_HASH_SREG, *from)
+            .number(sys::NFTNL_EXPR_HASH_DREG, *register)
+            .number(sys::NFTNL_EXPR_HASH_LEN, *length)
+            .number(sys::NFTNL_EXPR_HASH_MODULUS, *modulus)
+            .number(sys::NFTNL_EXPR_HASH_SEED, *seed)
+            .number(sys::NFTNL_EXPR_HASH_OFFSET, 0)
+            .number(sys::NFTNL_EXPR_HASH_TYPE, NFT_HASH_JENKINS),
+        Expression::Dynamic {
+            operation,
+            set,
+            key,
+            data,
+            timeout,
+        } => {
+            let operation = match operation {
+                DynamicOperation::Update => libc::NFT_DYNSET_OP_UPDATE as u32,
+                DynamicOperation::Delete => NFT_DYNSET_OP_DELETE,
+            };
+            Instruction::new("dynset")?
+                .number(sys::NFTNL_EXPR_DYNSET_OP, operation)
+                .number(sys::NFTNL_EXPR_DYNSET_SREG_KEY, *key)
+                .number(sys::NFTNL_EXPR_DYNSET_SREG_DATA, *data)
+                .text(sys::NFTNL_EXPR_DYNSET_SET_NAME, set)?
+                .long(sys::NFTNL_EXPR_DYNSET_TIMEOUT, *timeout)
+        }
+        Expression::LoadSourceKind { register } => Instruction::new("fib")?
+            .number(sys::NFTNL_EXPR_FIB_DREG, *register)
+            .number(sys::NFTNL_EXPR_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE)
+            .number(sys::NFTNL_EXPR_FIB_FLAGS, NFTA_FIB_F_SADDR),
+        Expression::ByteOrder { register, length, size } => Instruction::new("byteorder")?
+            .number(sys::NFTNL_EXPR_BYTEORDER_SREG, *register)
+            .number(sys::NFTNL_EXPR_BYTEORDER_DREG, *register)
+            .number(sys::NFTNL_EXPR_BYTEORDER_OP, libc::NFT_BYTEORDER_HTON as u32)
+            .number(sys::NFTNL_EXPR_BYTEORDER_LEN, *length)
+            .number(sys::NFTNL_EXPR_BYTEORDER_SIZE, *size),
+        Expression::Lookup {
+            register,
+            set,
+            into,
+            inverted,
+        } => {
             let lookup = Instruction::new("lookup")?
                 .number(sys::NFTNL_EXPR_LOOKUP_SREG, *register)
-                .number(sys::NFTNL_EXPR_LOOKUP_FLAGS, 0)
+                .number(sys::NFTNL_EXPR_LOOKUP_FLAGS, u32::from(*inverted))
                 .text(sys::NFTNL_EXPR_LOOKUP_SET, set)?;
             match into {
                 Some(into) => lookup.number(sys::NFTNL_EXPR_LOOKUP_DREG, *into),
@@ -377,13 +513,18 @@ fn expression_object(expression: &Expression) -> Result<Instruction, KernelError
         )?,
         Expression::Verdict(verdict) => {
             let (number, chain) = match verdict {
-                Verdict::Jump(chain) => (libc::NFT_JUMP, chain),
-                Verdict::Goto(chain) => (libc::NFT_GOTO, chain),
+                Verdict::Jump(chain) => (libc::NFT_JUMP, Some(chain)),
+                Verdict::Goto(chain) => (libc::NFT_GOTO, Some(chain)),
+                Verdict::Accept => (libc::NF_ACCEPT, None),
+                Verdict::Drop => (libc::NF_DROP, None),
             };
-            Instruction::new("immediate")?
+            let verdict = Instruction::new("immediate")?
                 .number(sys::NFTNL_EXPR_IMM_DREG, libc::NFT_REG_VERDICT as u32)
-                .number(sys::NFTNL_EXPR_IMM_VERDICT, number as u32)
-                .text(sys::NFTNL_EXPR_IMM_CHAIN, chain)?
+                .number(sys::NFTNL_EXPR_IMM_VERDICT, number as u32);
+            match chain {
+                Some(chain) => verdict.text(sys::NFTNL_EXPR_IMM_CHAIN, chain)?,
+                None => verdict,
+            }
         }
     };
     Ok(instruction)
@@ -396,11 +537,19 @@ const NAT_MAPS_ADDRESS_AND_PORT: u32 = 0x3;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 const NAT_FULLY_RANDOM: u32 = 0x10;
 
+/// Constants of the kernel's header that the library does not have. The kernel can delete from a map since 5.4.
+const NFT_DYNSET_OP_DELETE: u32 = 2;
+const NFT_HASH_JENKINS: u32 = 0;
+const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
+const NFTA_FIB_F_SADDR: u32 = 1;
+
 fn meta(key: MetaKey) -> Result<Instruction, KernelError> {
     let key = match key {
         MetaKey::Family => libc::NFT_META_NFPROTO,
         MetaKey::Protocol => libc::NFT_META_L4PROTO,
         MetaKey::Mark => libc::NFT_META_MARK,
+        MetaKey::Priority => libc::NFT_META_PRIORITY,
+        MetaKey::InputName => libc::NFT_META_IIFNAME,
     };
     Ok(Instruction::new("meta")?.number(sys::NFTNL_EXPR_META_KEY, key as u32))
 }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use nftfleet_domain::inventory::TableState;
 use nftfleet_domain::service::Family;
 
-use super::element::{self, Kind};
-use super::message::{self, INET, attributes, find, kind, number, text};
+use super::element::{Elements, SetId};
+use super::message::{self, INET, find, kind, number, text};
 use super::{Netlink, object, userdata};
-use crate::dataplane::desired::Programmed;
 use crate::dataplane::kernel::{Kernel as _, KernelError, Observed};
-use crate::dataplane::layout::{CLASSES, Hook, Layout, Set, TABLE, names};
+use crate::dataplane::layout::{Hook, Layout, Set, TABLE, classes};
+use crate::dataplane::programmed::{Group, Programmed, Which};
 
 /// `NF_ACCEPT`, the policy of our base chains.
 const ACCEPT: u32 = 1;
@@ -27,11 +27,15 @@ impl Netlink {
         let stale_chains = self.stale_chains(expected)?;
         let mut programmed = Programmed::default();
         if differences.is_empty() {
-            for (name, kind, family) in kinds() {
-                let foreign = self.elements(&name, kind, family, &mut programmed)?;
-                if foreign > 0 {
+            for set in sets_with_elements(expected) {
+                let elements = self.elements(set)?;
+                if elements.foreign > 0 {
                     // Not an error: a stranger's element must not keep us from mending the table.
+                    let (foreign, name) = (elements.foreign, set.name());
                     differences.push(format!("{foreign} elements of {name} are not of our making"));
+                }
+                for element in elements.read {
+                    programmed.insert(element);
                 }
             }
         }
@@ -118,48 +122,45 @@ impl Netlink {
         Ok(stale)
     }
 
-    /// Reads a set's elements; gives the number of those that we never write.
-    fn elements(
-        &mut self,
-        name: &str,
-        kind: Kind,
-        family: Family,
-        programmed: &mut Programmed,
-    ) -> Result<usize, KernelError> {
-        let request = self.request(message::kind::GET_ELEMENTS, INET, Some(name));
-        let mut foreign = 0;
+    /// Reads a set's elements.
+    fn elements(&mut self, set: SetId) -> Result<Elements, KernelError> {
+        let request = self.request(message::kind::GET_ELEMENTS, INET, Some(&set.name()));
+        let mut elements = Elements::default();
         let each = |message: message::Received<'_>| {
-            let Some(list) = find(message.body(), 3) else { return };
-            for (_, element) in attributes(list) {
-                let value = |kind| find(element, kind).and_then(|data| find(data, 1)).unwrap_or_default();
-                match element::read(kind, family, value(1), value(2)) {
-                    Some(element) => programmed.insert(element),
-                    None => foreign += 1,
-                }
+            if let Some(list) = find(message.body(), 3) {
+                elements.take(set, list);
             }
         };
         self.socket.dump(&request, each)?;
-        Ok(foreign)
+        elements.close_ranges();
+        Ok(elements)
     }
 }
 
-/// Every set and map that holds elements of ours, and how to read them.
-fn kinds() -> Vec<(String, Kind, Family)> {
-    let mut kinds = Vec::new();
+/// Every set and map that holds elements of ours.
+fn sets_with_elements(layout: &Layout) -> Vec<SetId> {
+    let mut sets = Vec::new();
     for family in Family::BOTH {
-        kinds.push((names::endpoints(family), Kind::Slots, family));
-        kinds.push((names::cluster_ips(family), Kind::ClusterIps, family));
-        kinds.push((names::hairpin(family), Kind::Local, family));
-        kinds.extend(CLASSES.map(|class| (names::service(family, class), Kind::Class(class), family)));
+        sets.extend(SetId::constant(family));
+        for which in Which::BOTH {
+            let group = |class: &u16| SetId::Group(family, which, Group::Class(*class));
+            sets.extend(classes(which).iter().map(group));
+        }
     }
-    kinds
+    sets.extend(layout.stickies.iter().map(|sticky| {
+        let group = Group::Sticky {
+            timeout: sticky.timeout,
+            class: sticky.class,
+        };
+        SetId::Group(sticky.family, sticky.which, group)
+    }));
+    sets
 }
 
 /// Flags, key type, key length, data type and data length, as the kernel dumps them.
 fn set_numbers(set: &Set) -> [u32; 5] {
-    let is_map = u32::from(!set.data.is_empty());
     [
-        8 * is_map,
+        object::set_flags(set),
         object::type_number(&set.key, set.family),
         object::length_of(&set.key, set.family),
         object::type_number(&set.data, set.family),

@@ -183,7 +183,16 @@ impl Socket {
                 };
             }
             if message.kind == kind::DONE {
-                return Ok(true);
+                // A dump that failed half way ends with the error in place of an error message.
+                let number = message
+                    .payload()
+                    .first_chunk()
+                    .map_or(0, |bytes| -i32::from_ne_bytes(*bytes));
+                return if number == 0 {
+                    Ok(true)
+                } else {
+                    Err(SocketError::refused(message.sequence, number))
+                };
             }
             each(message);
             Ok(false)

@@ -27,8 +27,9 @@ mod expression {
     pub const NUMGEN: u32 = 23;
 }
 
-/// Byte orders, numbered as in libnftables: none for a concatenation, big endian for an address.
+/// Byte orders, numbered as in libnftables: none for a concatenation, the host's for a priority, big endian for an address.
 const BYTE_ORDER_NONE: u32 = 0;
+const BYTE_ORDER_HOST_ENDIAN: u32 = 1;
 const BYTE_ORDER_BIG_ENDIAN: u32 = 2;
 
 /// A value behind its kind and length, each one byte.
@@ -55,6 +56,15 @@ pub fn comment(value: &str) -> Vec<u8> {
     text(0, value)
 }
 
+/// The text of a comment.
+pub fn commented(bytes: &[u8]) -> Option<String> {
+    let [0, length, value @ ..] = bytes else {
+        return None;
+    };
+    let value = value.get(..usize::from(*length))?;
+    Some(String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned())
+}
+
 /// What a set keeps.
 pub fn of_set(set: &Set) -> Vec<u8> {
     let mut bytes = number(kind::KEY_BYTE_ORDER, byte_order(&set.key));
@@ -73,10 +83,10 @@ pub fn of_set(set: &Set) -> Vec<u8> {
 }
 
 fn byte_order(fields: &[Field]) -> u32 {
-    if fields.len() > 1 {
-        BYTE_ORDER_NONE
-    } else {
-        BYTE_ORDER_BIG_ENDIAN
+    match fields {
+        [Field::Priority] => BYTE_ORDER_HOST_ENDIAN,
+        [_] => BYTE_ORDER_BIG_ENDIAN,
+        _ => BYTE_ORDER_NONE,
     }
 }
 
@@ -100,6 +110,8 @@ fn typeof_field(family: Family, field: Field) -> Vec<u8> {
         }
         // NFT_META_L4PROTO.
         Field::Protocol => (expression::META, number(0, 16)),
+        // NFT_META_PRIORITY.
+        Field::Priority => (expression::META, number(0, 2)),
         // Random, modulus 65536, offset 0. The modulus does not bind the rules, which draw from fewer.
         Field::Slot => (
             expression::NUMGEN,
@@ -138,6 +150,8 @@ mod tests {
             family: Family::V6,
             key: vec![Field::Destination, Field::Protocol, Field::DestinationPort, Field::Slot],
             data: vec![Field::Destination, Field::DestinationPort],
+            interval: false,
+            dynamic: None,
             comment: Some("VIP and slot to endpoint".to_owned()),
         };
         assert_eq!(
@@ -152,6 +166,8 @@ mod tests {
             family: Family::V4,
             key: vec![Field::Destination],
             data: vec![],
+            interval: false,
+            dynamic: None,
             comment: Some("all ClusterIPs".to_owned()),
         };
         assert_eq!(
