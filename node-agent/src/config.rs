@@ -65,7 +65,12 @@ pub struct Config {
     #[arg(long, env = "NFTFLEET_MASQUERADE_BIT", default_value_t = 14, value_parser = clap::value_parser!(u8).range(0..=31))]
     pub masquerade_bit: u8,
 
-    /// Address for /metrics and /healthz; none by default.
+    /// Address for the /healthz and /livez that load balancers ask, as kube-proxy's --healthz-bind-address. Open once this
+    /// node's Services are answered by the agent and kube-proxy has left the port.
+    #[arg(long, env = "NFTFLEET_HEALTHZ_LISTEN", default_value = "[::]:10256")]
+    pub healthz_listen: SocketAddr,
+
+    /// Address for /metrics and the agent's own /healthz; none by default.
     #[arg(long, env = "NFTFLEET_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,
 

@@ -1,5 +1,6 @@
 //! `nftfleet-agent`: makes the outside world and wires the parts together.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,14 +12,19 @@ use nftfleet_agent::config::Config;
 use nftfleet_agent::control::Client;
 use nftfleet_agent::control::session::{Identity, Session};
 use nftfleet_agent::dataplane::actor::Surroundings;
-use nftfleet_agent::dataplane::{Actor, Dataplane, Netlink};
+use nftfleet_agent::dataplane::netlink::conntrack::Conntrack;
+use nftfleet_agent::dataplane::{Actor, Dataplane, LayoutSettings, Listener, Netlink, flows};
 use nftfleet_agent::disk;
 use nftfleet_agent::facts::Paths;
+use nftfleet_agent::health::{self, HealthInput};
 use nftfleet_agent::host::ThisHost;
+use nftfleet_agent::kube::watch::{Asked, Hearers};
 use nftfleet_agent::kube::{Index, IndexSettings, Services, watch as kube_watch};
+use nftfleet_agent::node_addresses;
 use nftfleet_agent::switchover::run::{Switchover, read_ledger};
 use nftfleet_agent::switchover::steps::Tools;
 use nftfleet_agent::telemetry::{self, Telemetry};
+use nftfleet_domain::inventory::TableState;
 use tokio::sync::watch;
 
 /// The machine's clock.
@@ -69,34 +75,35 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let ledger = config.state_dir.join("ledger.json");
     let position = read_ledger(&ledger)?;
     let clock: Arc<dyn Clock> = Arc::new(WallClock);
-    let surroundings = Surroundings {
-        clock: Arc::clone(&clock),
-        flows: Box::new(|_| {}),
-    };
-    let dataplane = Actor::start(Dataplane::new(Netlink::open()?, config.layout()), surroundings)?;
+    let dataplane = start_dataplane(config.layout(), &clock)?;
 
     let telemetry = Arc::new(Telemetry::default());
-    let (_publish, addresses) = watch::channel(std::collections::BTreeSet::new());
     let services = Services::new(Index::new(IndexSettings {
         node: config.node.clone(),
         nodeport_addresses: config.nodeport_addresses,
         local_traffic,
     }));
-    let watching = tokio::spawn({
-        let dataplane = dataplane.clone();
-        kube_watch::run(
-            config.kubeconfig,
-            config.node.to_string(),
-            services.clone(),
-            addresses,
-            Arc::clone(&telemetry),
+    let (publish_addresses, addresses) = watch::channel(BTreeSet::new());
+    let watching_addresses = tokio::spawn(node_addresses::watch(publish_addresses));
+    let (publish_asked, asked) = watch::channel(Asked::default());
+    let hearers = Hearers {
+        updates: {
+            let dataplane = dataplane.clone();
             move |update| {
-                if dataplane.update(update).is_err() {
-                    tracing::error!("the data plane's thread has ended");
+                if let Err(error) = dataplane.update(update) {
+                    tracing::error!(%error, "a change is lost");
                 }
-            },
-        )
-    });
+            }
+        },
+        asked: publish_asked,
+        telemetry: Arc::clone(&telemetry),
+    };
+    let node = config.node.to_string();
+    let watching = kube_watch::run(config.kubeconfig, node, services.clone(), addresses, hearers);
+    let watching = tokio::spawn(watching);
+    let (publish_health, health) = watch::channel(HealthInput::default());
+    let serving_health = tokio::spawn(health::serve(health, Some(config.healthz_listen), Arc::clone(&clock)));
+    let telling_health = tokio::spawn(tell_health(dataplane.clone(), asked, publish_health));
 
     let identity = Identity {
         node: config.node,
@@ -130,9 +137,73 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
         () = session.tell() => Err("the progress ended".into()),
         () = session.report(host, paths, clock) => Err("the reports ended".into()),
         _ = watching => Err("the watch of the Kubernetes API ended".into()),
+        _ = watching_addresses => Err("the watch of the node's addresses ended".into()),
+        _ = telling_health => Err("telling the state for health checks ended".into()),
+        _ = serving_health => Err("the health checks ended".into()),
         () = dataplane.ended() => Err("the data plane's thread ended".into()),
         () = metrics => Err("the metrics ended".into()),
         _ = terminate.recv() => Ok(()),
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+    }
+}
+
+/// Starts the data plane's thread, the one that hears of foreign changes and the one that cuts off flows of UDP.
+fn start_dataplane(layout: LayoutSettings, clock: &Arc<dyn Clock>) -> Result<Actor, Box<dyn std::error::Error>> {
+    let kernel = Netlink::open()?;
+    let mut listener = Listener::open(&kernel)?;
+    let flows = flows::start(Conntrack::open()?)?;
+    let surroundings = Surroundings {
+        clock: Arc::clone(clock),
+        flows: Box::new(move |changed| {
+            if flows.send(changed).is_err() {
+                tracing::error!("the thread that cuts off flows has ended");
+            }
+        }),
+    };
+    let dataplane = Actor::start(Dataplane::new(kernel, layout), surroundings)?;
+    let told = dataplane.clone();
+    let listening = std::thread::Builder::new().name("listener".to_owned());
+    listening.spawn(move || {
+        loop {
+            if let Err(error) = listener.foreign_edit() {
+                // Without it foreign changes are found by the audit alone.
+                tracing::error!(%error, "changes of the ruleset can't be heard any more");
+                return;
+            }
+            if told.foreign_edit().is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(dataplane)
+}
+
+/// Keeps what health checks are answered from in step with the data plane and the Services.
+async fn tell_health(dataplane: Actor, mut asked: watch::Receiver<Asked>, health: watch::Sender<HealthInput>) {
+    let mut status = dataplane.watch();
+    loop {
+        let (state, wanted) = (status.borrow_and_update().clone(), asked.borrow_and_update().clone());
+        let input = HealthInput {
+            active: state.table == TableState::Active,
+            listen: wanted.nodeport_ips.into_iter().collect(),
+            checks: wanted.health_checks,
+            node_eligible: wanted.eligible,
+            last_synced: state.synced,
+            pending_since: state.pending,
+        };
+        health.send_if_modified(|known| {
+            let changed = *known != input;
+            if changed {
+                *known = input;
+            }
+            changed
+        });
+        let more = tokio::select! {
+            more = status.changed() => more,
+            more = asked.changed() => more,
+        };
+        if more.is_err() {
+            return;
+        }
     }
 }

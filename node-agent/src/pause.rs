@@ -12,19 +12,27 @@ const LAST: Duration = Duration::from_secs(10);
 
 /// A pause that doubles, with jitter, so that a fleet does not come back all at once.
 #[derive(Debug)]
-pub struct Pause(Duration);
+pub struct Pause {
+    next: Duration,
+    last: Duration,
+}
 
 impl Default for Pause {
     fn default() -> Self {
-        Self(FIRST)
+        Self::at_most(LAST)
     }
 }
 
 impl Pause {
+    /// A pause that does not grow beyond this.
+    pub const fn at_most(last: Duration) -> Self {
+        Self { next: FIRST, last }
+    }
+
     /// How long to wait now.
     pub fn length(&mut self) -> Duration {
-        let pause = self.0;
-        self.0 = (pause * 2).min(LAST);
+        let pause = self.next;
+        self.next = (pause * 2).min(self.last);
         pause.mul_f64(rand::rng().random_range(0.5..1.0))
     }
 

@@ -133,13 +133,6 @@ impl Actor {
         self.status.borrow().clone()
     }
 
-    /// Waits for a change of the status.
-    pub async fn changed(&self, seen: &mut watch::Receiver<Status>) {
-        if seen.changed().await.is_err() {
-            std::future::pending().await
-        }
-    }
-
     /// The status, for those who wait for its changes.
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.clone()

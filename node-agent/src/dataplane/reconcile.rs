@@ -96,10 +96,8 @@ impl<K: Kernel> Dataplane<K> {
         match &self.known {
             Known::Nothing => None,
             Known::Absent => Some(TableState::Absent),
-            Known::Other { dormant: true } => Some(TableState::Dormant),
-            Known::Other { dormant: false } => Some(TableState::Active),
-            Known::Table(table) if table.dormant => Some(TableState::Dormant),
-            Known::Table(_) => Some(TableState::Active),
+            Known::Other { dormant } => Some(state_of(*dormant)),
+            Known::Table(table) => Some(state_of(table.dormant)),
         }
     }
 
@@ -184,7 +182,7 @@ impl<K: Kernel> Dataplane<K> {
         while commits < MOST_COMMITS {
             let step = Step::next(self.settings, &self.known, desired, keys, dormant);
             let Some(step) = step else {
-                return Ok(commits + self.retire()?);
+                return Ok(commits + self.retire());
             };
             self.commit(step)?;
             commits += 1;
@@ -231,14 +229,14 @@ impl<K: Kernel> Dataplane<K> {
 
     /// Takes the sets and chains for session affinity away that have no VIPs any more, once there are many. Gives the number
     /// of commits.
-    fn retire(&mut self) -> Result<usize, KernelError> {
+    fn retire(&mut self) -> usize {
         let Known::Table(table) = &mut self.known else {
-            return Ok(0);
+            return 0;
         };
         let used = |sticky: &Sticky| table.programmed.sticky.contains_key(sticky);
         let (kept, spare): (BTreeSet<_>, BTreeSet<_>) = table.layout.stickies.iter().partition(|s| used(s));
         if spare.len() <= self.spare_stickies {
-            return Ok(0);
+            return 0;
         }
         let layout = Layout::new(self.settings, &table.pods, &kept);
         let objects = Objects::new(Some(&table.layout), &layout, &[]);
@@ -259,13 +257,13 @@ impl<K: Kernel> Dataplane<K> {
         match self.kernel.commit(&transaction) {
             Ok(()) => {
                 table.layout = Arc::new(layout);
-                Ok(1)
+                1
             }
             Err(error) => {
                 // Kernels before 6.2 may still hold references. They stay, at the cost of a few kilobytes.
                 tracing::info!(%error, "unused chains for session affinity stay for now");
                 self.spare_stickies = spare.len() * 2;
-                Ok(0)
+                0
             }
         }
     }
@@ -330,6 +328,14 @@ impl<K: Kernel> Dataplane<K> {
             Known::Table(table) => Some(&table.programmed),
             _ => None,
         })
+    }
+}
+
+const fn state_of(dormant: bool) -> TableState {
+    if dormant {
+        TableState::Dormant
+    } else {
+        TableState::Active
     }
 }
 

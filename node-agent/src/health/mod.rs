@@ -7,4 +7,4 @@ mod serve;
 pub mod state;
 
 pub use serve::serve;
-pub use state::{Answer, HealthCheck, HealthInput};
+pub use state::{Answer, HealthInput};

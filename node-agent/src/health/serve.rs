@@ -23,6 +23,9 @@ use super::state::{Answer, HealthInput};
 use crate::clock::Clock;
 use crate::pause::Pause;
 
+/// How long at the most until a port is tried again: a load balancer gives a node up after a few questions without answer.
+const PORT_AGAIN: Duration = Duration::from_secs(1);
+
 /// How many connections may wait to be taken.
 const BACKLOG: u32 = 128;
 
@@ -116,7 +119,7 @@ impl Drop for Port {
 
 /// Opens the port as soon as it is free, and answers for ever.
 async fn answer_at(address: SocketAddr, role: Role, source: Source) {
-    let mut pause = Pause::default();
+    let mut pause = Pause::at_most(PORT_AGAIN);
     let mut warned = false;
     let listener = loop {
         match open(address) {
@@ -132,14 +135,14 @@ async fn answer_at(address: SocketAddr, role: Role, source: Source) {
     if warned {
         tracing::info!(%address, "the port for health checks is open now");
     }
-    let mut pause = Pause::default();
+    let mut pause = Pause::at_most(PORT_AGAIN);
     let mut connections = JoinSet::new();
     let mut latest = VecDeque::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    pause = Pause::default();
+                    pause = Pause::at_most(PORT_AGAIN);
                     let conversation = timeout(CONNECTION_WITHIN, converse(stream, role, source.clone()));
                     latest.push_back(connections.spawn(conversation));
                 }

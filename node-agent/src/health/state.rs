@@ -8,17 +8,10 @@ use jiff::{SignedDuration, Timestamp};
 use nftfleet_domain::service::ObjectName;
 use serde::Serialize;
 
+use crate::kube::HealthCheck;
+
 /// How long a change may wait until the proxy counts as unhealthy: twice kube-proxy's sync period.
 const PENDING_AT_MOST: SignedDuration = SignedDuration::from_secs(60);
-
-/// A Service's `healthCheckNodePort`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HealthCheck {
-    /// The port.
-    pub port: u16,
-    /// How many of its ready endpoints are on this node.
-    pub local_endpoints: usize,
-}
 
 /// Everything that the answers stand on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

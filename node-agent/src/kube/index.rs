@@ -488,9 +488,7 @@ impl Index {
 
     /// Services with more endpoints than the table has room for, in words.
     pub fn too_long(&self) -> Vec<String> {
-        let long = self.too_long.iter();
-        long.flat_map(|(name, texts)| texts.iter().map(move |text| format!("{name}: {text}")))
-            .collect()
+        self.too_long.values().flatten().cloned().collect()
     }
 
     /// Where a probe's target answers, empty if there is no such Service or TCP port.

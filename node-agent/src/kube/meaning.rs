@@ -1,7 +1,4 @@
 //! What one Service means for the data plane of this node. Pure: a Service, its slices and the node's place in, VIPs out.
-//!
-//! The choice of endpoints is kube-proxy's (`CategorizeEndpoints` of Kubernetes 1.36): the ready ones that topology hints
-//! leave, else those that still serve while they end; of this node likewise where a traffic policy says Local.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,7 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use nftfleet_domain::service::{Endpoint, Family, ObjectName, Protocol, Vip};
 
-use super::object::{NodeHint, Service, ServicePort, Slice, SliceEndpoint};
+use super::choice::{Chosen, candidates, choose};
+use super::object::{Service, ServicePort, Slice};
 use crate::dataplane::desired::{Affinity, Frontend, List, Name, Route};
 use crate::dataplane::layout::most_endpoints;
 use crate::dataplane::programmed::Which;
@@ -62,23 +60,40 @@ pub fn meaning(name: &ObjectName, service: &Service, slices: &[&Slice], place: &
     for address in &service.cluster_ips {
         meaning.cluster_ips.insert(*address, cut(name.to_string()));
     }
-    for address in service.external_ips.iter().chain(&service.load_balancer_ips) {
-        if !service.cluster_ips.is_empty() {
-            meaning.external_ips.insert(*address);
-        }
-    }
+    let external = service.external_ips.iter().chain(&service.load_balancer_ips);
+    meaning.external_ips = external.copied().collect();
     for family in Family::BOTH {
-        let of_family = |address: &&IpAddr| Family::of(**address) == family;
-        let vips = Addresses {
-            cluster_ips: service.cluster_ips.iter().filter(of_family).copied().collect(),
-            external: meaning.external_ips.iter().filter(of_family).copied().collect(),
-            nodeport_ips: place.nodeport_ips.iter().filter(of_family).copied().collect(),
-        };
         let sources = sources(service, family, place);
         for port in &service.ports {
             let found = candidates(port, family, slices);
             ready_here.extend(found.iter().filter(|(_, e)| e.local && e.ready).map(|(e, _)| e.address));
-            of_port(name, service, port, &vips, &found, &sources, place, &mut meaning);
+            let vips = |addresses: &mut dyn Iterator<Item = &IpAddr>, number| -> Vec<Vip> {
+                let of_family = addresses.filter(|address| Family::of(**address) == family);
+                let vip = |address: &IpAddr| Vip {
+                    address: *address,
+                    protocol: port.protocol,
+                    port: number,
+                };
+                of_family.map(vip).collect()
+            };
+            let mut external = vips(&mut meaning.external_ips.iter(), port.port);
+            if let Some(node_port) = port.node_port {
+                external.extend(vips(&mut place.nodeport_ips.iter(), node_port));
+            }
+            let port = Port {
+                service,
+                name: name_of_port(name, port),
+                protocol: port.protocol,
+                internal: vips(&mut service.cluster_ips.iter(), port.port),
+                external,
+                sources: sources.clone(),
+            };
+            if port.internal.is_empty() && port.external.is_empty() {
+                continue;
+            }
+            let chosen = choose(&found, place, port.protocol);
+            port.note(&mut meaning, &chosen, |endpoint| found[endpoint].local);
+            port.add_to(&mut meaning, &chosen);
         }
     }
     meaning.health_check = service.health_check_port.map(|port| {
@@ -91,13 +106,6 @@ pub fn meaning(name: &ObjectName, service: &Service, slices: &[&Slice], place: &
         }
     });
     meaning
-}
-
-/// A Service's addresses in one family.
-struct Addresses {
-    cluster_ips: Vec<IpAddr>,
-    external: Vec<IpAddr>,
-    nodeport_ips: Vec<IpAddr>,
 }
 
 /// Who may connect to load balancers' addresses of a family; none means everybody.
@@ -116,204 +124,102 @@ fn sources(service: &Service, family: Family, place: &Place) -> Option<Arc<BTree
     Some(Arc::new(IpNet::aggregate(&ranges).into_iter().collect()))
 }
 
-/// The endpoints of a Service's port that slices name, each once.
-fn candidates<'a>(port: &ServicePort, family: Family, slices: &[&'a Slice]) -> BTreeMap<Endpoint, &'a SliceEndpoint> {
-    let mut found = BTreeMap::<Endpoint, &SliceEndpoint>::new();
-    for slice in slices.iter().filter(|slice| slice.family == family) {
-        let same = slice
-            .ports
-            .iter()
-            .filter(|p| p.name == port.name && p.protocol == port.protocol);
-        for target in same {
-            for endpoint in &slice.endpoints {
-                let key = Endpoint {
-                    address: endpoint.address,
-                    port: target.port,
-                };
-                let known = found.entry(key).or_insert(endpoint);
-                // The same address in two slices: the one that is not ending wins, as in kube-proxy.
-                if known.terminating && !endpoint.terminating {
-                    *known = endpoint;
-                }
+/// A port of a Service in one family.
+struct Port<'a> {
+    service: &'a Service,
+    name: Name,
+    protocol: Protocol,
+    /// The VIPs of the Service's own addresses.
+    internal: Vec<Vip>,
+    /// Those of external addresses and node ports.
+    external: Vec<Vip>,
+    sources: Option<Arc<BTreeSet<IpNet>>>,
+}
+
+impl Port<'_> {
+    fn list(&self, which: Which, endpoints: &Arc<[Endpoint]>) -> Option<List> {
+        let (inside, outside) = match which {
+            Which::All => (!self.service.internal_local, true),
+            Which::Local => (self.service.internal_local, self.service.external_local),
+        };
+        let affinity = self.service.affinity.map(|timeout| {
+            let inside = self.internal.iter().filter(|_| inside);
+            let outside = self.external.iter().filter(|_| outside);
+            Affinity {
+                timeout,
+                number: number(&self.name, self.protocol, which),
+                siblings: inside.chain(outside).copied().collect(),
             }
-        }
-    }
-    found
-}
-
-/// The endpoints of a Service's port, chosen.
-struct Chosen {
-    all: Arc<[Endpoint]>,
-    local: Arc<[Endpoint]>,
-    /// Whether any endpoint anywhere could be used.
-    any: bool,
-    serving: Arc<[Endpoint]>,
-}
-
-fn choose(found: &BTreeMap<Endpoint, &SliceEndpoint>, place: &Place, protocol: Protocol) -> Chosen {
-    type Test<'a> = &'a dyn Fn(&SliceEndpoint) -> bool;
-    let of = |test: Test<'_>| -> Arc<[Endpoint]> {
-        let kept = found.iter().filter(|(_, e)| test(e));
-        kept.map(|(endpoint, _)| *endpoint).collect()
-    };
-    let first_of = |tests: [Test<'_>; 2]| tests.into_iter().map(of).find(|list| !list.is_empty());
-    let ending = |e: &SliceEndpoint| e.serving && e.terminating;
-    let near = nearness(found, place);
-    let all = first_of([&|e| e.ready && near.allows(e, place), &ending]).unwrap_or_default();
-    let local = first_of([&|e| e.local && e.ready, &|e| e.local && ending(e)]).unwrap_or_default();
-    Chosen {
-        any: !all.is_empty() || found.values().any(|e| e.ready || ending(e)),
-        all,
-        local,
-        serving: if protocol == Protocol::Udp {
-            of(&|e| e.ready || e.serving)
-        } else {
-            Arc::default()
-        },
-    }
-}
-
-/// How near an endpoint must be.
-#[derive(Clone, Copy)]
-enum Nearness {
-    Anywhere,
-    Node,
-    Zone,
-}
-
-impl Nearness {
-    fn allows(self, endpoint: &SliceEndpoint, place: &Place) -> bool {
-        match self {
-            Self::Anywhere => true,
-            Self::Node => endpoint.node_hint == NodeHint::This,
-            Self::Zone => is_for_zone(endpoint, place),
-        }
-    }
-}
-
-fn is_for_zone(endpoint: &SliceEndpoint, place: &Place) -> bool {
-    let (zones, zone) = (endpoint.zones.as_deref(), place.zone.as_ref());
-    zone.is_some_and(|zone| zones.is_some_and(|zones| zones.contains(zone)))
-}
-
-/// Hints count only if every ready endpoint has one and one of them is for here.
-fn nearness(found: &BTreeMap<Endpoint, &SliceEndpoint>, place: &Place) -> Nearness {
-    let ready = || found.values().filter(|e| e.ready);
-    if ready().all(|e| e.node_hint != NodeHint::None) && ready().any(|e| e.node_hint == NodeHint::This) {
-        Nearness::Node
-    } else if ready().all(|e| e.zones.is_some()) && ready().any(|e| is_for_zone(e, place)) {
-        Nearness::Zone
-    } else {
-        Nearness::Anywhere
-    }
-}
-
-#[expect(clippy::too_many_arguments, reason = "the parts of one Service, each used once")]
-fn of_port(
-    name: &ObjectName,
-    service: &Service,
-    port: &ServicePort,
-    addresses: &Addresses,
-    found: &BTreeMap<Endpoint, &SliceEndpoint>,
-    sources: &Option<Arc<BTreeSet<IpNet>>>,
-    place: &Place,
-    meaning: &mut Meaning,
-) {
-    let chosen = choose(found, place, port.protocol);
-    let vip = |address: &IpAddr, port: u16, protocol| Vip {
-        address: *address,
-        protocol,
-        port,
-    };
-    let internal: Vec<Vip> = addresses
-        .cluster_ips
-        .iter()
-        .map(|a| vip(a, port.port, port.protocol))
-        .collect();
-    let mut external: Vec<Vip> = addresses
-        .external
-        .iter()
-        .map(|a| vip(a, port.port, port.protocol))
-        .collect();
-    if let Some(node_port) = port.node_port {
-        let nodes = addresses.nodeport_ips.iter();
-        external.extend(nodes.map(|a| vip(a, node_port, port.protocol)));
-    }
-    if internal.is_empty() && external.is_empty() {
-        return;
-    }
-    let port_name = if port.name.is_empty() {
-        cut(format!("{name}:{}", port.port))
-    } else {
-        cut(format!("{name}:{}", port.name))
-    };
-    let users = |inside: bool, outside: bool| -> Arc<[Vip]> {
-        let inside = internal.iter().filter(|_| inside);
-        inside.chain(external.iter().filter(|_| outside)).copied().collect()
-    };
-    let list = |which: Which, endpoints: &Arc<[Endpoint]>, siblings: Arc<[Vip]>| {
-        let affinity = service.affinity.map(|timeout| Affinity {
-            timeout,
-            number: number(&port_name, port.protocol, which),
-            siblings,
         });
         let endpoints = Arc::clone(endpoints);
         (!endpoints.is_empty()).then_some(List { endpoints, affinity })
-    };
-    let all = list(Which::All, &chosen.all, users(!service.internal_local, true));
-    let local = list(
-        Which::Local,
-        &chosen.local,
-        users(service.internal_local, service.external_local),
-    );
-    let frontend = |route, all: &Option<List>, local: &Option<List>| Frontend {
-        name: Arc::clone(&port_name),
-        route,
-        all: all.clone(),
-        local: local.clone(),
-        sources: None,
-        serving: Arc::clone(&chosen.serving),
-    };
-    let inside = if service.internal_local {
-        let elsewhere = chosen.local.is_empty() && chosen.any;
-        frontend(elsewhere.then_some(Route::NoLocalEndpoints), &None, &local)
-    } else {
-        frontend(None, &all, &None)
-    };
-    let outside = match (chosen.any, service.external_local) {
-        (false, _) => frontend(Some(Route::NoEndpoints), &None, &None),
-        (true, false) => frontend(Some(Route::ToAll), &all, &None),
-        (true, true) => frontend(Some(Route::ToLocal), &all, &local),
-    };
-    let uses_local = service.internal_local || (service.external_local && !external.is_empty());
-    let uses_all = !service.internal_local || !external.is_empty();
-    let lists = [
-        (Which::All, uses_all, &chosen.all),
-        (Which::Local, uses_local, &chosen.local),
-    ];
-    for (which, _, endpoints) in lists.iter().filter(|(_, used, _)| *used) {
-        // An endpoint of this node may meet itself through either list.
-        let here = endpoints
-            .iter()
-            .take(most_endpoints(*which))
-            .filter(|e| found[*e].local);
-        meaning.hairpins.extend(here.map(|e| (port.protocol, *e)));
-        if endpoints.len() > most_endpoints(*which) {
-            let (count, most) = (endpoints.len(), most_endpoints(*which));
-            meaning.too_long.push(format!("{count} endpoints, more than {most}"));
+    }
+
+    fn add_to(self, meaning: &mut Meaning, chosen: &Chosen) {
+        let all = || self.list(Which::All, &chosen.all);
+        let local = || self.list(Which::Local, &chosen.local);
+        let frontend = |route, all, local| Frontend {
+            name: Arc::clone(&self.name),
+            route,
+            all,
+            local,
+            sources: None,
+            serving: Arc::clone(&chosen.serving),
+        };
+        let inside = if self.service.internal_local {
+            let elsewhere = chosen.local.is_empty() && chosen.any;
+            frontend(elsewhere.then_some(Route::NoLocalEndpoints), None, local())
+        } else {
+            frontend(None, all(), None)
+        };
+        let outside = match (chosen.any, self.service.external_local) {
+            (false, _) => frontend(Some(Route::NoEndpoints), None, None),
+            (true, false) => frontend(Some(Route::ToAll), all(), None),
+            (true, true) => frontend(Some(Route::ToLocal), all(), local()),
+        };
+        // A VIP that is there already is a repeated port of this Service: the first stays.
+        for vip in self.internal {
+            meaning.frontends.entry(vip).or_insert_with(|| inside.clone());
+        }
+        for vip in self.external {
+            let is_guarded = self.service.load_balancer_ips.contains(&vip.address);
+            meaning.frontends.entry(vip).or_insert_with(|| Frontend {
+                sources: self.sources.clone().filter(|_| is_guarded),
+                ..outside.clone()
+            });
         }
     }
-    // A VIP that is there already is a repeated port of this Service: the first stays.
-    for vip in internal {
-        meaning.frontends.entry(vip).or_insert_with(|| inside.clone());
+
+    /// Endpoints of this node, which may meet themselves through any list that is used, and lists that are too long.
+    fn note(&self, meaning: &mut Meaning, chosen: &Chosen, is_local: impl Fn(&Endpoint) -> bool) {
+        let (internal_local, external_local) = (self.service.internal_local, self.service.external_local);
+        let has_external = !self.external.is_empty();
+        let uses_local = internal_local || (external_local && has_external);
+        let uses_all = !internal_local || has_external;
+        let lists = [
+            (Which::All, uses_all, &chosen.all),
+            (Which::Local, uses_local, &chosen.local),
+        ];
+        for (which, _, endpoints) in lists.into_iter().filter(|(_, used, _)| *used) {
+            let (count, most) = (endpoints.len(), most_endpoints(which));
+            let here = endpoints.iter().take(most).filter(|endpoint| is_local(endpoint));
+            meaning.hairpins.extend(here.map(|endpoint| (self.protocol, *endpoint)));
+            if count > most {
+                meaning
+                    .too_long
+                    .push(format!("{}: {count} endpoints, more than {most}", self.name));
+            }
+        }
     }
-    for vip in external {
-        let is_guarded = service.load_balancer_ips.contains(&vip.address);
-        meaning.frontends.entry(vip).or_insert_with(|| Frontend {
-            sources: sources.clone().filter(|_| is_guarded),
-            ..outside.clone()
-        });
-    }
+}
+
+/// As a person reads it: by its name, or by its number if it has none.
+fn name_of_port(service: &ObjectName, port: &ServicePort) -> Name {
+    cut(if port.name.is_empty() {
+        format!("{service}:{}", port.port)
+    } else {
+        format!("{service}:{}", port.name)
+    })
 }
 
 fn cut(text: String) -> Name {

@@ -1,6 +1,7 @@
 //! Kubernetes' side: watches Services, EndpointSlices, the node and `ServiceCIDR`s, and keeps what they mean for the data
 //! plane.
 
+mod choice;
 mod conflicts;
 pub mod index;
 pub mod meaning;

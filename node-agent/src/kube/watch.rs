@@ -1,6 +1,6 @@
 //! Lists and watches the objects that matter, and tells what they mean.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -13,10 +13,12 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::DynamicObject;
 use kube::runtime::watcher;
 use nftfleet_domain::rollout::ProbeTarget;
+use nftfleet_domain::service::ObjectName;
 use tokio::sync::watch;
 
 use super::conflicts;
 use super::index::{Event, Index, Kind};
+use super::meaning::HealthCheck;
 use super::object;
 use crate::dataplane::Update;
 use crate::pause::Pause;
@@ -32,7 +34,7 @@ const PAGE: u32 = 500;
 const MOST_EVENTS: usize = 4096;
 
 /// How long after the API said that it has no such kind it is asked again: after an upgrade it may have.
-const KIND_AGAIN: Duration = Duration::from_secs(300);
+const KIND_AGAIN: Duration = Duration::from_mins(5);
 
 /// The Kubernetes API can't be reached as configured.
 #[derive(Debug, thiserror::Error)]
@@ -112,9 +114,30 @@ impl Services {
     }
 }
 
+/// What others than the data plane want to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Where load balancers ask for Services' endpoints on this node.
+    pub health_checks: BTreeMap<ObjectName, HealthCheck>,
+    /// The addresses on which node ports listen.
+    pub nodeport_ips: BTreeSet<IpAddr>,
+    /// Whether load balancers may send new connections to this node.
+    pub eligible: bool,
+}
+
+/// Who is told what.
+pub struct Hearers<F> {
+    /// Hears every change of what is desired.
+    pub updates: F,
+    /// Holds what others want to know.
+    pub asked: watch::Sender<Asked>,
+    /// Counts.
+    pub telemetry: Arc<Telemetry>,
+}
+
 /// What is seen.
 enum Seen {
-    Object(Kind, Event),
+    Object(Kind, Box<Event>),
     Addresses(BTreeSet<IpAddr>),
 }
 
@@ -125,8 +148,7 @@ pub async fn run(
     node: String,
     services: Services,
     addresses: watch::Receiver<BTreeSet<IpAddr>>,
-    telemetry: Arc<Telemetry>,
-    mut tell: impl FnMut(Update),
+    mut hearers: Hearers<impl FnMut(Update)>,
 ) {
     let mut pause = Pause::default();
     let client = loop {
@@ -138,7 +160,7 @@ pub async fn run(
     };
     let objects = stream::select_all(Kind::ALL.map(|kind| {
         let events = watched(&client, kind, &node);
-        events.map(move |event| Seen::Object(kind, event)).boxed()
+        events.map(move |event| Seen::Object(kind, Box::new(event))).boxed()
     }));
     let addresses = stream::unfold(addresses, async |mut addresses| {
         addresses.changed().await.ok()?;
@@ -152,7 +174,7 @@ pub async fn run(
             let mut index = services.index();
             for seen in chunk {
                 match seen {
-                    Seen::Object(kind, event) => take(&mut index, kind, event, &telemetry),
+                    Seen::Object(kind, event) => take(&mut index, kind, *event, &hearers.telemetry),
                     Seen::Addresses(addresses) => index.set_addresses(addresses),
                 }
             }
@@ -161,19 +183,38 @@ pub async fn run(
         let Some(update) = update else { continue };
         let first = !*services.complete.borrow();
         if first || !update.is_empty() {
-            tell(update);
+            (hearers.updates)(update);
         }
         // Only now: whoever waits for this may ask the data plane next.
         if first {
             services.tell_complete.send_replace(true);
         }
-        let now = services.index().conflicts();
-        telemetry.conflicts(now.len());
+        let now = {
+            let index = services.index();
+            hearers.asked.send_if_modified(|asked| tell_asked(asked, &index));
+            index.conflicts()
+        };
+        hearers.telemetry.conflicts(now.len());
         for conflict in now.difference(&told_conflicts) {
             conflicts::report(&client, &node, conflict);
         }
         told_conflicts = now;
     }
+}
+
+/// Brings up to date what others want to know, and says whether anything changed.
+fn tell_asked(asked: &mut Asked, index: &Index) -> bool {
+    let same = asked.health_checks == *index.health_checks()
+        && asked.nodeport_ips == *index.nodeport_ips()
+        && asked.eligible == index.is_eligible();
+    if !same {
+        *asked = Asked {
+            health_checks: index.health_checks().clone(),
+            nodeport_ips: index.nodeport_ips().clone(),
+            eligible: index.is_eligible(),
+        };
+    }
+    !same
 }
 
 fn take(index: &mut Index, kind: Kind, event: Event, telemetry: &Telemetry) {

@@ -5,7 +5,6 @@
 //! network order; slots, tickets and numbers are in host order because `numgen` and `meta` write them so.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 use nftfleet_domain::service::{Endpoint, Family, Protocol, Vip};
@@ -291,11 +290,11 @@ impl Elements {
                 continue;
             }
             let comment = find(element, kind::USERDATA).and_then(userdata::commented);
-            let last = value(kind::KEY_END).unwrap_or(key);
+            let key_end = value(kind::KEY_END).unwrap_or(key);
             match read(
                 set,
                 key,
-                last,
+                key_end,
                 value(kind::DATA).unwrap_or_default(),
                 comment.as_deref(),
             ) {
@@ -338,7 +337,7 @@ fn read(set: SetId, key: &[u8], last: &[u8], data: &[u8], comment: Option<&str>)
             port: data.port()?,
         })
     };
-    let name = || comment.map(Name::from).unwrap_or_else(|| Arc::from(""));
+    let name = || Name::from(comment.unwrap_or_default());
     let element = match set {
         SetId::Slots(_) => {
             let (vip, n) = (key.vip()?, u32::from_ne_bytes(key.take()?));

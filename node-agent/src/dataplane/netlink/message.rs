@@ -17,6 +17,7 @@ pub mod kind {
     pub const NEW_ELEMENTS: u16 = 12;
     pub const GET_ELEMENTS: u16 = 13;
     pub const DELETE_ELEMENTS: u16 = 14;
+    pub const NEW_GENERATION: u16 = 15;
     /// Begins a batch.
     pub const BATCH_BEGIN: u16 = 0x10;
     /// Ends a batch.
@@ -143,6 +144,8 @@ pub struct Received<'a> {
     pub flags: u16,
     /// The sequence number of the request that it answers.
     pub sequence: u32,
+    /// The socket that it answers; in a notification, the one whose request is told of.
+    pub port: u32,
     /// The whole message.
     pub whole: &'a [u8],
 }
@@ -184,6 +187,7 @@ pub fn received(datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
             kind: half(4),
             flags: half(6),
             sequence: word(8),
+            port: word(12),
             whole,
         })
     })

@@ -3,6 +3,8 @@
 mod batch;
 pub mod conntrack;
 mod element;
+mod instruction;
+mod listen;
 mod message;
 mod object;
 mod observe;
@@ -15,6 +17,7 @@ use nftfleet_domain::inventory::TableState;
 use nftfleet_domain::service::Family;
 use nix::errno::Errno;
 
+pub use listen::Listener;
 pub use socket::SocketError;
 
 use self::batch::Batch;

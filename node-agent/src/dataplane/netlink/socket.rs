@@ -5,8 +5,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, setsockopt, socket,
-    sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, recv, sendto,
+    setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -84,6 +84,21 @@ impl Socket {
     /// # Errors
     /// The kernel has no nfnetlink, or the process lacks `CAP_NET_ADMIN`.
     pub fn open() -> Result<Self, SocketError> {
+        let socket = Self::bound(0)?;
+        setsockopt(&socket.fd, sockopt::ReceiveTimeout, &ANSWER_WITHIN)
+            .map_err(SocketError::io("set the time limit"))?;
+        Ok(socket)
+    }
+
+    /// Opens a socket that hears of changes, and waits for them without a limit.
+    ///
+    /// # Errors
+    /// As [`Socket::open`].
+    pub fn subscribed(group: u32) -> Result<Self, SocketError> {
+        Self::bound(1 << (group - 1))
+    }
+
+    fn bound(groups: u32) -> Result<Self, SocketError> {
         let fd = socket(
             AddressFamily::Netlink,
             SockType::Raw,
@@ -92,12 +107,29 @@ impl Socket {
         )
         .map_err(SocketError::io("open"))?;
         setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).map_err(SocketError::io("set the receive buffer"))?;
-        setsockopt(&fd, sockopt::ReceiveTimeout, &ANSWER_WITHIN).map_err(SocketError::io("set the time limit"))?;
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(SocketError::io("bind"))?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(SocketError::io("bind"))?;
         Ok(Self {
             fd,
             buffer: vec![0; LARGEST_DATAGRAM],
         })
+    }
+
+    /// The number by which the kernel knows this socket.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn port(&self) -> Result<u32, SocketError> {
+        let address =
+            getsockname::<NetlinkAddr>(self.fd.as_raw_fd()).map_err(SocketError::io("ask for the address"))?;
+        Ok(address.pid())
+    }
+
+    /// Waits for the next datagram, and hands its messages to `each` until that says that it has heard enough.
+    ///
+    /// # Errors
+    /// Messages were lost, or the socket failed.
+    pub fn listen(&mut self, each: impl FnMut(Received<'_>) -> Result<bool, SocketError>) -> Result<(), SocketError> {
+        self.receive(each)
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), SocketError> {

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use nftfleet_domain::service::ObjectName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::super::state::HealthCheck;
 use super::*;
+use crate::kube::HealthCheck;
 
 const NOW: Timestamp = Timestamp::constant(1_000, 0);
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -101,8 +101,10 @@ mod json {
     pub struct Port {
         pub name: Option<String>,
         pub protocol: Option<String>,
-        pub port: Option<i64>,
-        pub node_port: Option<i64>,
+        #[serde(rename = "port")]
+        pub number: Option<i64>,
+        #[serde(rename = "nodePort")]
+        pub on_nodes: Option<i64>,
     }
 
     #[derive(Default, Deserialize)]
@@ -231,12 +233,12 @@ fn affinity(spec: &json::ServiceSpec) -> Result<Option<u32>, BadObject> {
 }
 
 fn service_port(path: &str, json: &json::Port) -> Result<ServicePort, BadObject> {
-    let number = port(&format!("{path}.port"), json.port)?;
+    let number = port(&format!("{path}.port"), json.number)?;
     Ok(ServicePort {
         name: json.name.clone().unwrap_or_default(),
         protocol: protocol(path, json.protocol.as_deref())?,
         port: number.ok_or_else(|| BadObject::new(format!("{path}.port"), "is missing; 1-65535 is allowed"))?,
-        node_port: port(&format!("{path}.nodePort"), json.node_port)?,
+        node_port: port(&format!("{path}.nodePort"), json.on_nodes)?,
     })
 }
 

@@ -82,7 +82,8 @@ mod json {
     pub struct Port {
         pub name: Option<String>,
         pub protocol: Option<String>,
-        pub port: Option<i64>,
+        #[serde(rename = "port")]
+        pub number: Option<i64>,
     }
 
     #[derive(Deserialize)]
@@ -144,7 +145,7 @@ pub fn slice(object: &DynamicObject, node: &str) -> Result<Option<Read<Slice>>, 
     for (i, json) in slice.ports.unwrap_or_default().iter().enumerate() {
         let path = format!("ports[{i}]");
         // A slice's port without a number means "all ports", which a Service can't use.
-        if let Some(number) = port(&format!("{path}.port"), json.port)? {
+        if let Some(number) = port(&format!("{path}.port"), json.number)? {
             ports.push(SlicePort {
                 name: json.name.clone().unwrap_or_default(),
                 protocol: protocol(&path, json.protocol.as_deref())?,
