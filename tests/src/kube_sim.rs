@@ -40,6 +40,8 @@ pub struct KubeSim {
 #[derive(Debug)]
 struct Shared {
     store: Mutex<Store>,
+    /// The Events that clients have written.
+    events: Mutex<Vec<Value>>,
     /// Answer 503 to everything.
     refusing: AtomicBool,
     /// Say that a watch's version is too old by an ERROR event instead of by the HTTP status.
@@ -66,6 +68,10 @@ impl Shared {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn events(&self) -> MutexGuard<'_, Vec<Value>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tell(&self, message: ToWatches) {
         // Nobody watching is fine.
         let _ = self.to_watches.send(message);
@@ -86,6 +92,7 @@ impl KubeSim {
     fn start_on(netns: Option<&Netns>, bind: SocketAddr) -> Self {
         let shared = Arc::new(Shared {
             store: Mutex::default(),
+            events: Mutex::default(),
             refusing: AtomicBool::new(false),
             gone_in_stream: AtomicBool::new(false),
             // A watch that falls behind further than this looks at the store once for all it missed.
@@ -102,6 +109,11 @@ impl KubeSim {
             address,
             _thread: thread,
         }
+    }
+
+    /// The Events (`events.k8s.io/v1`) that clients have written, oldest first.
+    pub fn events(&self) -> Vec<Value> {
+        self.shared.events().clone()
     }
 
     /// Where it listens: `http://192.168.50.250:6443`.

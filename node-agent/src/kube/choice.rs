@@ -110,3 +110,141 @@ fn nearness(found: &BTreeMap<Endpoint, &SliceEndpoint>, place: &Place) -> Nearne
         Nearness::Anywhere
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    /// An endpoint in letters: r(eady), t(erminating), s(erving while it ends), l(ocal); zones in capitals; n for a hint to
+    /// this node, o for one to others.
+    fn endpoints(texts: &[&str]) -> BTreeMap<Endpoint, SliceEndpoint> {
+        (1u8..)
+            .zip(texts)
+            .map(|(n, text)| {
+                let has = |letter| text.contains(letter);
+                let zones: Vec<String> = text
+                    .chars()
+                    .filter(char::is_ascii_uppercase)
+                    .map(String::from)
+                    .collect();
+                let endpoint = SliceEndpoint {
+                    address: IpAddr::from([10, 128, 0, n]),
+                    local: has('l'),
+                    ready: has('r'),
+                    serving: has('r') || has('s'),
+                    terminating: has('t') || has('s'),
+                    node_hint: match (has('n'), has('o')) {
+                        (true, _) => NodeHint::This,
+                        (_, true) => NodeHint::Others,
+                        _ => NodeHint::None,
+                    },
+                    zones: (!zones.is_empty()).then(|| zones.into()),
+                };
+                let key = Endpoint {
+                    address: endpoint.address,
+                    port: 80,
+                };
+                (key, endpoint)
+            })
+            .collect()
+    }
+
+    fn last(endpoints: &[Endpoint]) -> Vec<u8> {
+        let byte = |endpoint: &Endpoint| match endpoint.address {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(_) => 0,
+        };
+        endpoints.iter().map(byte).collect()
+    }
+
+    fn chosen_in(zone: Option<&str>, texts: &[&str], protocol: Protocol) -> Chosen {
+        let all = endpoints(texts);
+        let found = all.iter().map(|(key, endpoint)| (*key, endpoint)).collect();
+        let place = Place {
+            zone: zone.map(str::to_owned),
+            ..Place::default()
+        };
+        choose(&found, &place, protocol)
+    }
+
+    /// What is chosen of which endpoints: a name, the endpoints, those of the cluster, those of this node, and whether there
+    /// are any.
+    type Case = (
+        &'static str,
+        &'static [&'static str],
+        &'static [u8],
+        &'static [u8],
+        bool,
+    );
+
+    #[test]
+    fn what_is_chosen() {
+        // The node is in zone A. What upstream's TestCategorizeEndpoints thinks worth a case, among others.
+        let none: &[u8] = &[];
+        let cases: [Case; 19] = [
+            ("nobody", &[], none, none, false),
+            ("nobody who answers", &["", "t"], none, none, false),
+            ("the ready ones", &["r", "rl", "", "s"], &[1, 2], &[2], true),
+            (
+                "endings only without ready ones",
+                &["s", "sl", "t"],
+                &[1, 2],
+                &[2],
+                true,
+            ),
+            ("local endings beside remote ready ones", &["r", "sl"], &[1], &[2], true),
+            ("local ready ones before local endings", &["rl", "sl"], &[1], &[1], true),
+            ("nobody here", &["r", "s"], &[1], none, true),
+            ("hints of zones", &["rA", "rB", "rAB"], &[1, 3], none, true),
+            ("a zone without endpoints", &["rB", "rC"], &[1, 2], none, true),
+            ("one without a hint", &["rA", "rB", "r"], &[1, 2, 3], none, true),
+            ("an unready one without a hint", &["rA", "rB", ""], &[1], none, true),
+            ("a local policy knows no hints", &["rA", "rBl"], &[1], &[2], true),
+            (
+                "hints of nodes before those of zones",
+                &["rAn", "rAo", "rBn"],
+                &[1, 3],
+                none,
+                true,
+            ),
+            (
+                "a node without endpoints, then zones",
+                &["rAo", "rBo"],
+                &[1],
+                none,
+                true,
+            ),
+            (
+                "one without a node's hint, then zones",
+                &["rAn", "rA", "rB"],
+                &[1, 2],
+                none,
+                true,
+            ),
+            ("a hint to this node on an unready one", &["rAo", "n"], &[1], none, true),
+            ("endings have no hints", &["sA", "sB"], &[1, 2], none, true),
+            ("ready while it ends", &["rt", "r"], &[1, 2], none, true),
+            ("not serving while it ends", &["tl", "s"], &[2], none, true),
+        ];
+        for (what, texts, all, local, any) in cases {
+            let chosen = chosen_in(Some("A"), texts, Protocol::Tcp);
+            assert_eq!(last(&chosen.all), all, "{what}");
+            assert_eq!(last(&chosen.local), local, "{what}");
+            assert_eq!(chosen.any, any, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_node_of_no_zone_ignores_hints_of_zones() {
+        assert_eq!(last(&chosen_in(None, &["rA", "rB"], Protocol::Tcp).all), [1, 2]);
+    }
+
+    #[test]
+    fn flows_of_udp_may_go_on_to_whoever_serves() {
+        let serving = |protocol| last(&chosen_in(None, &["r", "s", "t", ""], protocol).serving);
+        assert_eq!(serving(Protocol::Udp), [1, 2]);
+        assert_eq!(serving(Protocol::Tcp), Vec::<u8>::new());
+    }
+}

@@ -535,3 +535,7 @@ fn count_down<K: Copy + Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "index/tests.rs"]
+mod tests;

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Method, Uri};
-use serde_json::json;
+use http::{HeaderMap, Method, StatusCode, Uri};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::list::{ListOptions, list};
@@ -36,6 +36,7 @@ pub(super) async fn serve(bind: SocketAddr, shared: Arc<Shared>, ready: mpsc::Se
         .route("/version", get(version))
         .route("/livez", get(healthy))
         .route("/readyz", get(healthy))
+        .route("/apis/events.k8s.io/v1/namespaces/{namespace}/events", post(event))
         .fallback(resource)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), admit))
         .with_state(shared);
@@ -81,6 +82,12 @@ async fn version() -> Response {
 
 async fn healthy() -> &'static str {
     "ok"
+}
+
+/// Takes an Event that a client writes, and gives it back as written.
+async fn event(State(shared): State<Arc<Shared>>, Json(event): Json<Value>) -> Response {
+    shared.events().push(event.clone());
+    (StatusCode::CREATED, Json(event)).into_response()
 }
 
 /// Every list, watch and get.

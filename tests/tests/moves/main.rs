@@ -6,3 +6,4 @@ mod foreign;
 mod ledger;
 mod reboot;
 mod rollout;
+mod services;

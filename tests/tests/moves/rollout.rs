@@ -15,7 +15,7 @@ const LEGACY: NodeSpec = NodeSpec {
     backend: Backend::Legacy,
     ipv6: false,
 };
-const NFT: NodeSpec = NodeSpec {
+pub const NFT: NodeSpec = NodeSpec {
     backend: Backend::Nft,
     ipv6: false,
 };
@@ -24,7 +24,7 @@ const DUAL_STACK: NodeSpec = NodeSpec {
     ipv6: true,
 };
 
-const LIMIT: Duration = Duration::from_mins(1);
+pub const LIMIT: Duration = Duration::from_mins(1);
 
 /// All that `iptables-save` prints of both backends and families but counters and times.
 fn iptables(world: &World, number: usize) -> String {
@@ -281,29 +281,37 @@ fn objects_that_make_no_sense_are_skipped_and_the_others_are_programmed() {
         answer.text().await.expect("metrics are text")
     });
     assert!(
-        metrics.contains("nftfleet_agent_skipped_objects_total{kind=\"Service\"} 1"),
+        metrics.contains("nftfleet_agent_objects_left_out_total{kind=\"Service\"} 1"),
         "{metrics}"
     );
     assert!(metrics.contains("nftfleet_agent_table_active 1"), "{metrics}");
 }
 
 #[test]
-fn a_node_whose_services_need_more_than_is_built_is_rejected_untouched() {
-    let mut world = World::with_agents(&[NFT]);
-    let node_port = service("shop", "gate")
+fn a_node_with_a_service_that_is_too_large_for_the_table_is_rejected_untouched() {
+    let mut world = World::new(&[NFT]);
+    let large = service("shop", "large")
         .cluster_ips(["10.96.55.5"])
-        .port("", "TCP", 80, 8080)
-        .spec("type", "NodePort");
-    world.kubernetes.apply(node_port.object());
+        .port("", "TCP", 80, 8080);
+    // An API server takes 1,000 endpoints in a slice.
+    for part in 0..17 {
+        let slice = endpoint_slice("shop", "large", &format!("{part}"), AddressType::IPv4).port("", "TCP", 8080);
+        let slice = (0..1_000).fold(slice, |slice, n| {
+            let address = format!("10.129.{}.{}", part * 4 + n / 250, 1 + n % 250);
+            slice.endpoint(&address, "worker-9", Readiness::READY)
+        });
+        world.kubernetes.apply(slice.object());
+    }
+    world.kubernetes.apply(large.object());
+    world.start_agent(1, &[]);
+    world.wait_until_reported(1);
     let load = Load::start(world.lab.node(1), 50);
     let started = world.start_rollout(&rollout(&[]));
     let (ended, tasks) = world.wait_for_end(started.id, LIMIT);
     assert_eq!(ended.state, RolloutState::Failed);
     assert_eq!(tasks[0].state, "REJECTED");
-    assert!(
-        tasks[0].reasons.iter().any(|r| r.contains("shop/gate: type NodePort")),
-        "{tasks:?}"
-    );
+    let reason = "shop/large:80: 17000 endpoints, more than 16384";
+    assert!(tasks[0].reasons.iter().any(|r| r.contains(reason)), "{tasks:?}");
     assert!(
         !world
             .lab
