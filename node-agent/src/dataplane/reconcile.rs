@@ -8,12 +8,15 @@ use nftfleet_domain::service::{Protocol, Vip};
 
 use super::desired::{Desired, Key, Pods};
 use super::diff::{all_keys, diff};
-use super::kernel::{Kernel, KernelError, Transaction};
+use super::kernel::{Kernel, KernelError, Observed, Transaction};
 use super::layout::{Chain, Layout, LayoutSettings, Set, names};
 use super::programmed::{Change, Element, Group, Programmed, Sticky, sticky_of};
 
 /// A change takes two commits; more than a few mean that the diff does not come to an end.
 const MOST_COMMITS: usize = 4;
+
+/// How often the table is read until two readings agree.
+const MOST_READINGS: usize = 8;
 
 /// How many groups for session affinity may be left without VIPs before their sets and chains are taken away: they are
 /// likely to be needed again.
@@ -119,17 +122,17 @@ impl<K: Kernel> Dataplane<K> {
         std::mem::take(&mut self.changed_udp)
     }
 
-    /// Reads the table unless it is known; `pods` are what its rules should be made for.
-    fn known(&mut self, pods: &Pods) -> Result<&Known, KernelError> {
+    /// Reads the table unless it is known.
+    fn known(&mut self, desired: &Desired) -> Result<&Known, KernelError> {
         if matches!(self.known, Known::Nothing) {
             let stickies = self.kernel.stickies()?;
-            let layout = Arc::new(Layout::new(self.settings, pods, &stickies));
-            self.known = match self.kernel.observe(&layout)? {
+            let layout = Arc::new(Layout::new(self.settings, &desired.pods, &stickies));
+            self.known = match self.observe(&layout, desired)? {
                 None => Known::Absent,
                 Some(observed) if observed.differences.is_empty() => Known::Table(Box::new(Table {
                     dormant: observed.dormant,
                     layout,
-                    pods: pods.clone(),
+                    pods: desired.pods.clone(),
                     stale_chains: observed.stale_chains,
                     programmed: observed.programmed,
                 })),
@@ -148,13 +151,34 @@ impl<K: Kernel> Dataplane<K> {
         Ok(&self.known)
     }
 
+    /// Reads the table, and again until it is believed: what is desired is believed at once, anything else when two readings
+    /// agree. The kernel resizes a hash table in the background after many insertions, and a dump that meets it then may leave
+    /// elements out or give them twice, without saying so.
+    fn observe(&mut self, layout: &Layout, desired: &Desired) -> Result<Option<Observed>, KernelError> {
+        let mut last = self.kernel.observe(layout)?;
+        for _ in 0..MOST_READINGS {
+            if let Some(observed) = &last {
+                let keys = all_keys(desired, &observed.programmed);
+                if observed.differences.is_empty() && diff(desired, &observed.programmed, &keys).is_empty() {
+                    return Ok(last);
+                }
+            }
+            let next = self.kernel.observe(layout)?;
+            if next == last {
+                return Ok(next);
+            }
+            last = next;
+        }
+        Err(KernelError::Restless)
+    }
+
     /// Makes the kernel hold what is desired. A table that is missing is made, dormant or active as `dormant` says; one that
     /// is there keeps its state, and only the difference is written. Gives the number of commits.
     ///
     /// # Errors
     /// The kernel refused; what it holds is then read anew at the next call.
     pub fn load(&mut self, desired: &Desired, dormant: bool) -> Result<usize, KernelError> {
-        let keys = match self.known(&desired.pods)? {
+        let keys = match self.known(desired)? {
             Known::Table(table) => all_keys(desired, &table.programmed),
             _ => desired.keys(),
         };
@@ -170,7 +194,7 @@ impl<K: Kernel> Dataplane<K> {
         match &self.known {
             Known::Table(_) => self.converge(desired, keys, false),
             Known::Absent => Ok(0),
-            Known::Nothing | Known::Other { .. } => match self.known(&desired.pods)? {
+            Known::Nothing | Known::Other { .. } => match self.known(desired)? {
                 Known::Absent => Ok(0),
                 _ => self.load(desired, false),
             },
@@ -302,7 +326,7 @@ impl<K: Kernel> Dataplane<K> {
     /// The kernel could not be read.
     pub fn compare(&mut self, desired: &Desired) -> Result<Vec<String>, KernelError> {
         self.known = Known::Nothing;
-        self.known(&desired.pods)?;
+        self.known(desired)?;
         Ok(match &self.known {
             Known::Nothing | Known::Absent => vec!["there is no table".to_owned()],
             Known::Other { .. } => vec!["the table's sets or chains are not as they were made".to_owned()],
@@ -315,18 +339,6 @@ impl<K: Kernel> Dataplane<K> {
                     .chain(changes.iter().map(|change| format!("{change:?}")))
                     .collect()
             }
-        })
-    }
-
-    /// Everything that the table holds, read from the kernel; none if there is no table of ours.
-    ///
-    /// # Errors
-    /// The kernel could not be read.
-    pub fn read(&mut self, pods: &Pods) -> Result<Option<&Programmed>, KernelError> {
-        self.known = Known::Nothing;
-        Ok(match self.known(pods)? {
-            Known::Table(table) => Some(&table.programmed),
-            _ => None,
         })
     }
 }
@@ -450,7 +462,6 @@ mod tests {
 
     use super::*;
     use crate::dataplane::desired::{Affinity, Frontend, List};
-    use crate::dataplane::kernel::Observed;
     use nftfleet_domain::service::Endpoint;
 
     /// A kernel made of a value.
@@ -460,6 +471,8 @@ mod tests {
         refuse: bool,
         commits: Vec<usize>,
         stickies: BTreeSet<Sticky>,
+        /// How many of the next readings leave something out.
+        partial: usize,
     }
 
     impl Kernel for Paper {
@@ -468,7 +481,14 @@ mod tests {
         }
 
         fn observe(&mut self, _: &Layout) -> Result<Option<Observed>, KernelError> {
-            Ok(self.table.clone())
+            let mut table = self.table.clone();
+            if self.partial > 0 {
+                let programmed = &mut table.as_mut().unwrap().programmed;
+                let slots = &mut programmed.vips.values_mut().next().unwrap().all.slots;
+                slots.truncate(slots.len() - self.partial);
+                self.partial -= 1;
+            }
+            Ok(table)
         }
 
         fn state(&mut self) -> Result<TableState, KernelError> {
@@ -580,6 +600,24 @@ mod tests {
         let wish = desired_with(3, Some(40));
         assert_eq!(dataplane.compare(&wish).unwrap(), Vec::<String>::new());
         assert_eq!(dataplane.load(&wish, false).unwrap(), 0);
+    }
+
+    #[test]
+    fn what_two_readings_disagree_about_is_not_believed() {
+        let mut dataplane = dataplane(Paper::default());
+        dataplane.load(&desired(8), false).unwrap();
+        for partial in [1, 3] {
+            dataplane.kernel.partial = partial;
+            assert_eq!(dataplane.compare(&desired(8)).unwrap(), Vec::<String>::new());
+            dataplane.forget();
+            dataplane.kernel.partial = partial;
+            assert_eq!(dataplane.load(&desired(7), false).unwrap(), 2);
+            assert_eq!(dataplane.compare(&desired(7)).unwrap(), Vec::<String>::new());
+            dataplane.load(&desired(8), false).unwrap();
+        }
+        dataplane.forget();
+        dataplane.kernel.partial = 8;
+        assert!(matches!(dataplane.compare(&desired(8)), Err(KernelError::Restless)));
     }
 
     #[test]
