@@ -12,6 +12,7 @@ mod status;
 mod store;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -42,12 +43,23 @@ struct Shared {
     store: Mutex<Store>,
     /// The Events that clients have written.
     events: Mutex<Vec<Value>>,
+    /// Resources that nobody is shown.
+    withheld: Mutex<BTreeMap<Resource, Withheld>>,
     /// Answer 503 to everything.
     refusing: AtomicBool,
     /// Say that a watch's version is too old by an ERROR event instead of by the HTTP status.
     gone_in_stream: AtomicBool,
     /// What befalls the open watches.
     to_watches: broadcast::Sender<ToWatches>,
+}
+
+/// Why a resource is not shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withheld {
+    /// The server does not have it: 404.
+    Unknown,
+    /// The client may not see it: 403.
+    Forbidden,
 }
 
 /// A message to every open watch.
@@ -72,6 +84,10 @@ impl Shared {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn withheld(&self) -> MutexGuard<'_, BTreeMap<Resource, Withheld>> {
+        self.withheld.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tell(&self, message: ToWatches) {
         // Nobody watching is fine.
         let _ = self.to_watches.send(message);
@@ -93,6 +109,7 @@ impl KubeSim {
         let shared = Arc::new(Shared {
             store: Mutex::default(),
             events: Mutex::default(),
+            withheld: Mutex::default(),
             refusing: AtomicBool::new(false),
             gone_in_stream: AtomicBool::new(false),
             // A watch that falls behind further than this looks at the store once for all it missed.
@@ -201,6 +218,12 @@ impl KubeSim {
     /// Answers 503 to every new request from now on, or no more. Open watches are left alone: see [`KubeSim::cut_watches`].
     pub fn refuse(&self, yes: bool) {
         self.shared.refusing.store(yes, Ordering::SeqCst);
+    }
+
+    /// Shows one resource, by its plural name, to nobody from now on.
+    pub fn withhold(&self, plural: &str, how: Withheld) {
+        let resource = Resource::of_plural(plural).unwrap_or_else(|| panic!("the resource {plural} is not simulated"));
+        self.shared.withheld().insert(resource, how);
     }
 
     /// What has been asked for of one resource by its plural name (`"services"`), over all namespaces.

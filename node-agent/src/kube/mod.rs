@@ -6,6 +6,7 @@ mod conflicts;
 pub mod index;
 pub mod meaning;
 pub mod object;
+mod objects;
 pub mod place;
 pub mod watch;
 

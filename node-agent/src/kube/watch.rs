@@ -7,11 +7,8 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, stream};
-use kube::api::{Api, ApiResource, GroupVersionKind};
+use futures::{StreamExt, stream};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::core::DynamicObject;
-use kube::runtime::watcher;
 use nftfleet_domain::rollout::ProbeTarget;
 use nftfleet_domain::service::ObjectName;
 use tokio::sync::watch;
@@ -20,21 +17,13 @@ use super::conflicts;
 use super::index::{Event, Index, Kind};
 use super::meaning::HealthCheck;
 use super::object;
+use super::objects::objects;
 use crate::dataplane::Update;
 use crate::pause::Pause;
 use crate::telemetry::Telemetry;
 
-/// Objects that other proxies or nobody should serve, as kube-proxy selects them.
-const OURS: &str = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
-
-/// How many objects the API gives in one page, as kube-proxy asks.
-const PAGE: u32 = 500;
-
 /// How many events at the most go into one update.
 const MOST_EVENTS: usize = 4096;
-
-/// How long after the API said that it has no such kind it is asked again: after an upgrade it may have.
-const KIND_AGAIN: Duration = Duration::from_mins(5);
 
 /// The Kubernetes API can't be reached as configured.
 #[derive(Debug, thiserror::Error)]
@@ -159,7 +148,7 @@ pub async fn run(
         pause.wait().await;
     };
     let objects = stream::select_all(Kind::ALL.map(|kind| {
-        let events = watched(&client, kind, &node);
+        let events = objects(&client, kind, &node);
         events.map(move |event| Seen::Object(kind, Box::new(event))).boxed()
     }));
     let addresses = stream::unfold(addresses, async |mut addresses| {
@@ -227,78 +216,4 @@ fn take(index: &mut Index, kind: Kind, event: Event, telemetry: &Telemetry) {
         tracing::warn!(kind = kind.name(), object, error = %bad, "an object, or a part of it, makes no sense and is left out");
         telemetry.left_out(kind.name());
     }
-}
-
-/// Every object of a kind, for ever. What breaks is begun again after a pause; what was seen stays until the new list is in.
-fn watched(client: &kube::Client, kind: Kind, node: &str) -> impl Stream<Item = Event> + use<> {
-    let (group, plural) = match kind {
-        Kind::Service => ("", "services"),
-        Kind::Slice => ("discovery.k8s.io", "endpointslices"),
-        Kind::Node => ("", "nodes"),
-        Kind::ServiceCidr => ("networking.k8s.io", "servicecidrs"),
-    };
-    let named = GroupVersionKind::gvk(group, "v1", kind.name());
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&named, plural));
-    let config = watcher::Config::default().page_size(PAGE);
-    let config = match kind {
-        Kind::Service | Kind::Slice => config.labels(OURS),
-        Kind::Node => config.fields(&format!("metadata.name={node}")),
-        Kind::ServiceCidr => config,
-    };
-    let begin = move || watcher::watcher(api.clone(), config.clone()).boxed();
-    let events = stream::unfold(
-        (begin(), begin, Pause::default()),
-        move |(mut objects, begin, mut pause)| async move {
-            loop {
-                match objects.next().await {
-                    Some(Ok(event)) => return Some((vec![of_watcher(event)], (objects, begin, Pause::default()))),
-                    Some(Err(error)) if is_unknown_kind(&error) && kind == Kind::ServiceCidr => {
-                        // Clusters before 1.33 have none: nothing is dropped for being unallocated.
-                        tracing::info!("the Kubernetes API has no ServiceCIDRs");
-                        let again = stream::once(tokio::time::sleep(KIND_AGAIN));
-                        objects = again
-                            .flat_map({
-                                let begin = begin.clone();
-                                move |()| begin()
-                            })
-                            .boxed();
-                        return Some((vec![Event::Begin, Event::End], (objects, begin, pause)));
-                    }
-                    Some(Err(error)) => {
-                        tracing::warn!(%error, "the watch of {plural} broke; beginning again");
-                        // The library would ask for the same forgotten version for ever.
-                        if is_expired(&error) {
-                            objects = begin();
-                        }
-                        pause.wait().await;
-                    }
-                    None => {
-                        objects = begin();
-                        pause.wait().await;
-                    }
-                }
-            }
-        },
-    );
-    events.flat_map(stream::iter)
-}
-
-fn of_watcher(event: watcher::Event<DynamicObject>) -> Event {
-    match event {
-        watcher::Event::Init => Event::Begin,
-        watcher::Event::InitApply(object) => Event::Listed(object),
-        watcher::Event::InitDone => Event::End,
-        watcher::Event::Apply(object) => Event::Applied(object),
-        watcher::Event::Delete(object) => Event::Deleted(object),
-    }
-}
-
-/// Whether the API refused to begin a watch because it has forgotten the version to begin from (410 Gone).
-fn is_expired(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
-}
-
-/// Whether the API has no such kind of object (404 Not Found).
-fn is_unknown_kind(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
 }

@@ -21,7 +21,7 @@ use super::resource::Target;
 use super::selector::Selector;
 use super::status::Status;
 use super::watch::{WatchOptions, watch};
-use super::{Shared, TOKEN};
+use super::{Shared, TOKEN, Withheld};
 use crate::netns::Stopped;
 
 type Parameters = HashMap<String, String>;
@@ -100,6 +100,11 @@ async fn resource(
     let target = Target::of_path(uri.path()).ok_or_else(Status::unknown_path)?;
     if method != Method::GET {
         return Err(Status::method_not_allowed());
+    }
+    match shared.withheld().get(&target.resource) {
+        Some(Withheld::Unknown) => return Err(Status::unknown_path()),
+        Some(Withheld::Forbidden) => return Err(Status::forbidden(target.resource.plural())),
+        None => {}
     }
     if let Some(name) = &target.name {
         return get_object(&shared, &target, name);

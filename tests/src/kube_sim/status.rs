@@ -43,6 +43,12 @@ impl Status {
         Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized")
     }
 
+    pub(super) fn forbidden(plural: &str) -> Self {
+        let message =
+            format!("{plural} is forbidden: User \"agent\" cannot list resource \"{plural}\" at the cluster scope");
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", message)
+    }
+
     pub(super) fn unknown_path() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nftfleet_tests::kube_sim::Withheld;
 use nftfleet_tests::manifests::{AddressType, Readiness, endpoint_slice, node, service};
 use nftfleet_tests::traffic::{tcp_identity, udp_identity};
 use nftfleet_tests::wait;
@@ -256,4 +257,20 @@ fn the_loser_of_an_address_is_told_by_an_event_and_a_metric() {
         answer.text().await.expect("text")
     });
     assert!(metrics.contains("nftfleet_agent_address_conflicts 1"), "{metrics}");
+}
+
+#[test]
+fn an_api_without_service_cidrs_and_an_agent_without_leave_to_see_nodes_serve_all_the_same() {
+    let mut world = World::new(&[NFT]);
+    world.kubernetes.withhold("servicecidrs", Withheld::Unknown);
+    world.kubernetes.withhold("nodes", Withheld::Forbidden);
+    world.start_agent(1, &[]);
+    world.wait_until_reported(1);
+    let started = world.start_rollout(&rollout(&[]));
+    world.wait_for_task(started.id, "node-1", &["CONFIRMED"], LIMIT);
+    assert!(answer(&world, "10.96.10.1:80").is_some());
+    let log = std::fs::read_to_string(world.folder().join("node-1.log")).expect("the agent logs");
+    for kind in ["Node", "ServiceCIDR"] {
+        assert!(log.contains(&format!("the {kind} objects can't be had")), "{log}");
+    }
 }
