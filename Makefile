@@ -11,7 +11,7 @@ endif
 
 .PHONY: help
 help: ## This list.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 .PHONY: demo
 demo: build ## Move three nodes under load, and see a fourth go back. KEEP=1 leaves it running.
@@ -24,6 +24,10 @@ test: packages ## Everything that must hold: format, lints, build, all suites, o
 	cargo build --workspace --bins
 	scripts/sqlx-prepare --check
 	scripts/test
+
+.PHONY: conformance
+conformance: packages ## Behaviour by behaviour, what a Service means to a packet; ends with a table of all of them.
+	cargo test --package nftfleet-tests --test conformance
 
 .PHONY: build
 build: packages ## Build the server, the agent and the demo.

@@ -11,6 +11,7 @@
 //! Nobody has the address of a Service: only a data plane on the node makes it reachable.
 
 mod address;
+mod pod;
 mod wiring;
 
 use std::collections::BTreeSet;
@@ -19,6 +20,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 pub use address::{
     CLUSTER_CIDR4, CLUSTER_CIDR6, CONTROL4, CONTROL6, FABRIC_CIDR4, FABRIC_CIDR6, SERVICE_CIDR4, SERVICE_CIDR6,
 };
+
+pub use pod::SecondPod;
 
 use crate::backends::Backend;
 use crate::netns::{Netns, Prefix};

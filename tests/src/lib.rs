@@ -4,6 +4,7 @@
 //! - [`netns`]: one network namespace, its threads and commands
 //! - [`lab`]: nodes, clients, pods and backends, wired like a cluster
 //! - [`backends`]: servers behind Services, which say who they are and remember who asked
+//! - [`sctp`]: the beginning of an SCTP association, by hand
 //! - [`traffic`]: clients that notice every loss
 //! - [`manifests`]: Kubernetes objects, captured and built
 //! - [`kube_sim`]: a Kubernetes API server for clients that list and watch
@@ -32,6 +33,7 @@ pub mod load;
 pub mod manifests;
 pub mod netns;
 pub mod process;
+pub mod sctp;
 pub mod traffic;
 pub mod wait;
 pub mod world;

@@ -3,10 +3,14 @@
 //! They are plain JSON values, since that is what travels; what they mean is for the code under test to find out.
 
 mod build;
+mod exposed;
+mod node;
+mod topology;
 
 use serde_json::Value;
 
-pub use build::{AddressType, EndpointSliceBuilder, Readiness, ServiceBuilder, endpoint_slice, node, service};
+pub use build::{AddressType, EndpointSliceBuilder, Readiness, ServiceBuilder, endpoint_slice, service};
+pub use node::{NodeBuilder, node, node_with, service_cidr};
 
 /// The files, each a `kind: List` as `kubectl get -o yaml` prints it.
 const FILES: [(&str, &str); 2] = [

@@ -8,7 +8,7 @@ mod counts;
 mod long_lived;
 mod stream_of;
 
-pub use ask::{tcp_identity, udp_identity};
+pub use ask::{tcp_identity, tcp_identity_from, udp_identity, udp_identity_from};
 pub use counts::{Counts, Failure};
 pub use long_lived::{LongLived, LongLivedStatus};
 pub use stream_of::{NewConnections, UdpQueries};

@@ -332,7 +332,10 @@ impl<K: Kernel> Thread<K> {
                 let done = self.dataplane.follow(desired, &self.behind.keys);
                 self.committed(done)
             }
-            Some(_) => self.follow_all(),
+            Some(_) => {
+                self.dataplane.note_changed(&self.behind.keys);
+                self.follow_all()
+            }
         };
         match done {
             Ok(()) => {

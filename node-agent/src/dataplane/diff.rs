@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use nftfleet_domain::service::{Endpoint, Vip};
+use nftfleet_domain::service::{Endpoint, Family, Vip};
 
 use super::desired::{Desired, Frontend, Key, List};
 use super::layout::{class_of, most_endpoints};
@@ -145,7 +145,13 @@ fn of_list(vip: Vip, which: Which, list: Option<&List>, held: &HeldList, program
         }
         (Some(endpoints), Some(affinity)) => {
             let known = known_tickets(held, affinity, which, programmed);
-            let (placed, class) = place::tickets(endpoints, known);
+            let drawn = known.groups.iter().filter_map(|group| match group {
+                Group::Sticky { class, .. } => Some(*class),
+                Group::Class(_) => None,
+            });
+            let burnt = programmed.burnt.get(&(Family::of(vip.address), affinity.number));
+            let burnt = burnt.map(Vec::as_slice).unwrap_or_default();
+            let (placed, class) = place::tickets(endpoints, &known.tickets, burnt, &drawn.collect::<Vec<_>>());
             for (n, endpoint) in held.tickets.iter().filter(|(n, e)| placed.get(n) != Some(e)) {
                 plan.now.push(Change::Remove(ticket(n, endpoint)));
             }
@@ -177,20 +183,20 @@ fn of_list(vip: Vip, which: Which, list: Option<&List>, held: &HeldList, program
     }
 }
 
-/// The tickets that clients may hold: the VIP's own, or those of a sibling if it is new.
+/// The list whose tickets clients may hold: the VIP's own, or that of a sibling if it is new.
 fn known_tickets<'a>(
     held: &'a HeldList,
     affinity: &super::desired::Affinity,
     which: Which,
     programmed: &'a Programmed,
-) -> &'a std::collections::BTreeMap<u16, Endpoint> {
+) -> &'a HeldList {
     if held.number == Some(affinity.number) {
-        return &held.tickets;
+        return held;
     }
     let siblings = affinity.siblings.iter().filter_map(|vip| programmed.vips.get(vip));
     let mut lists = siblings.map(|sibling| sibling.list(which));
     let same = lists.find(|list| list.number == Some(affinity.number));
-    same.map_or(&held.tickets, |list| &list.tickets)
+    same.unwrap_or(held)
 }
 
 fn of_sources(vip: Vip, wanted: Option<&Frontend>, held: &Held, plan: &mut Plan) {
@@ -320,16 +326,20 @@ mod tests {
     /// it is in no group.
     fn reached(programmed: &Programmed, vip: Vip, which: Which) -> Option<BTreeSet<Endpoint>> {
         let list = programmed.vips.get(&vip)?.list(which);
-        let drawn = |class: &u16| match list.groups.iter().find(|g| matches!(g, Group::Class(_))) {
-            Some(Group::Class(class)) => (0..*class)
-                .filter_map(|slot| *list.slots.get(usize::from(slot))?)
-                .collect(),
-            _ => list.tickets.range(..class).map(|(_, endpoint)| *endpoint).collect(),
-        };
         let plain = list.groups.iter().find(|group| matches!(group, Group::Class(_)));
-        match plain.or(list.groups.first())? {
-            Group::Class(class) | Group::Sticky { class, .. } => Some(drawn(class)),
-        }
+        let found: BTreeSet<Endpoint> = match plain.or(list.groups.first())? {
+            Group::Class(class) => {
+                let slots = list.slots.iter().take(usize::from(*class));
+                slots.copied().flatten().collect()
+            }
+            Group::Sticky { class, .. } => {
+                let mut drawn = list.tickets.range(..class).peekable();
+                // Who has drawn in vain takes the last resort.
+                let resort = list.tickets.get(&place::LAST_RESORT).filter(|_| drawn.peek().is_none());
+                drawn.map(|(_, endpoint)| endpoint).chain(resort).copied().collect()
+            }
+        };
+        Some(found)
     }
 
     /// Commits until nothing changes, checking after every commit what a packet may rely on.
@@ -408,7 +418,7 @@ mod tests {
         let wish = one(plain(0..3));
         programmed.apply(next(&wish, &programmed));
         let list = &programmed.vips[&vip(80)].all;
-        assert_eq!((list.slots.len(), list.tickets.len(), list.groups.len()), (3, 3, 2));
+        assert_eq!((list.slots.len(), list.tickets.len(), list.groups.len()), (3, 4, 2));
         programmed.apply(next(&wish, &programmed));
         let list = &programmed.vips[&vip(80)].all;
         assert_eq!((list.tickets.len(), list.number, list.groups.len()), (0, None, 1));

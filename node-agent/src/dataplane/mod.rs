@@ -8,7 +8,7 @@ pub mod flows;
 pub mod kernel;
 pub mod layout;
 pub mod netlink;
-mod place;
+pub mod place;
 pub mod programmed;
 pub mod reconcile;
 

@@ -140,6 +140,9 @@ impl Held {
     }
 }
 
+/// For how many Services' ports burnt tickets are kept.
+const MOST_BURNT: usize = 4096;
+
 /// The elements of the kernel's table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Programmed {
@@ -155,6 +158,9 @@ pub struct Programmed {
     pub service_cidrs: BTreeSet<IpNet>,
     /// Local endpoints that may reach themselves.
     pub hairpins: BTreeSet<(Protocol, Endpoint)>,
+    /// Tickets whose endpoint has gone, the oldest first, by family and number of the Service's port. Nothing of it is in the
+    /// kernel, but in clients' hands. Some may be held again.
+    pub burnt: BTreeMap<(Family, u32), Vec<u16>>,
     /// The groups for session affinity that have VIPs, and how many.
     pub sticky: BTreeMap<Sticky, usize>,
     elements: usize,
@@ -273,7 +279,20 @@ impl Programmed {
                 }
                 gone
             }
-            Element::Ticket(_, which, ticket, _) => held.list_mut(*which).tickets.remove(ticket).is_some(),
+            Element::Ticket(_, which, ticket, _) => {
+                let list = held.list_mut(*which);
+                let gone = list.tickets.remove(ticket).is_some();
+                if gone && let Some(number) = list.number {
+                    // Numbers of Services that are long gone; to forget the others as well only costs evenness.
+                    if self.burnt.len() > MOST_BURNT {
+                        self.burnt.clear();
+                    }
+                    let burnt = self.burnt.entry((Family::of(vip.address), number)).or_default();
+                    burnt.retain(|other| other != ticket);
+                    burnt.push(*ticket);
+                }
+                gone
+            }
             Element::Member(_, which, group) => {
                 let groups = &mut held.list_mut(*which).groups;
                 let before = groups.len();

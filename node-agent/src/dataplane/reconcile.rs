@@ -117,6 +117,16 @@ impl<K: Kernel> Dataplane<K> {
         }
     }
 
+    /// What is desired has changed for these keys. Even if the table holds it already, flows of UDP may not: an endpoint that
+    /// was ending has ended.
+    pub fn note_changed(&mut self, keys: &BTreeSet<Key>) {
+        let udp = keys.iter().filter_map(|key| match key {
+            Key::Vip(vip) if vip.protocol == Protocol::Udp => Some(*vip),
+            _ => None,
+        });
+        self.changed_udp.extend(udp);
+    }
+
     /// UDP VIPs whose endpoints were changed since this was last asked.
     pub fn take_changed_udp(&mut self) -> BTreeSet<Vip> {
         std::mem::take(&mut self.changed_udp)
@@ -191,6 +201,7 @@ impl<K: Kernel> Dataplane<K> {
     /// # Errors
     /// As [`Dataplane::load`].
     pub fn follow(&mut self, desired: &Desired, keys: &BTreeSet<Key>) -> Result<usize, KernelError> {
+        self.note_changed(keys);
         match &self.known {
             Known::Table(_) => self.converge(desired, keys, false),
             Known::Absent => Ok(0),
@@ -629,6 +640,7 @@ mod tests {
         wish.external_ips.insert(IpAddr::from([198, 51, 100, 1]));
         let vip = *wish.frontends.keys().next().unwrap();
         assert_eq!(dataplane.follow(&wish, &[Key::Vip(vip)].into()).unwrap(), 0);
+        assert_eq!(dataplane.take_changed_udp(), [vip].into());
         let keys = [Key::ExternalIp(IpAddr::from([198, 51, 100, 1]))].into();
         assert_eq!(dataplane.follow(&wish, &keys).unwrap(), 1);
         assert_eq!(dataplane.take_changed_udp(), BTreeSet::new());

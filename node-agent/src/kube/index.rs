@@ -182,6 +182,8 @@ pub struct Index {
     services: Objects<Service>,
     slices: Objects<Slice>,
     nodes: Objects<Node>,
+    /// This one, as it was last seen.
+    node: Option<Node>,
     service_cidrs: Objects<ServiceCidr>,
     /// The names of each Service's slices.
     slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
@@ -226,6 +228,7 @@ impl Index {
             services: Objects::default(),
             slices: Objects::default(),
             nodes: Objects::default(),
+            node: None,
             service_cidrs: Objects::default(),
             slices_of: BTreeMap::new(),
             kernel_addresses: BTreeSet::new(),
@@ -260,7 +263,9 @@ impl Index {
                 bad
             }
             Kind::Node => {
-                let (_, bad) = self.nodes.take(event, |object| object::node(object).map(Some));
+                let (changed, bad) = self.nodes.take(event, |object| object::node(object).map(Some));
+                // A Node that is deleted by mistake is made anew by its kubelet; its Services must not notice.
+                self.node = changed.into_iter().find_map(|(_, _, after)| after).or(self.node.take());
                 bad
             }
             Kind::ServiceCidr => {
@@ -326,7 +331,7 @@ impl Index {
     }
 
     fn update_place(&mut self, update: &mut Update) {
-        let node = self.nodes.known.values().next();
+        let node = self.node.as_ref();
         let place = place(node, &self.kernel_addresses, &self.settings.nodeport_addresses);
         let networks: Vec<IpNet> = self
             .service_cidrs
@@ -483,7 +488,7 @@ impl Index {
 
     /// Whether load balancers may send new connections to this node.
     pub fn is_eligible(&self) -> bool {
-        self.nodes.known.values().all(|node| node.eligible)
+        self.node.as_ref().is_none_or(|node| node.eligible)
     }
 
     /// Services with more endpoints than the table has room for, in words.

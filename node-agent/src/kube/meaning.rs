@@ -60,9 +60,12 @@ pub fn meaning(name: &ObjectName, service: &Service, slices: &[&Slice], place: &
     for address in &service.cluster_ips {
         meaning.cluster_ips.insert(*address, cut(name.to_string()));
     }
+    // A Service is of the families of its ClusterIPs; node ports and addresses of others are none of its own.
+    let is_of = |family| service.cluster_ips.iter().any(|address| Family::of(*address) == family);
     let external = service.external_ips.iter().chain(&service.load_balancer_ips);
+    let external = external.filter(|address| is_of(Family::of(**address)));
     meaning.external_ips = external.copied().collect();
-    for family in Family::BOTH {
+    for family in Family::BOTH.into_iter().filter(|family| is_of(*family)) {
         let sources = sources(service, family, place);
         for port in &service.ports {
             let found = candidates(port, family, slices);
@@ -88,9 +91,6 @@ pub fn meaning(name: &ObjectName, service: &Service, slices: &[&Slice], place: &
                 external,
                 sources: sources.clone(),
             };
-            if port.internal.is_empty() && port.external.is_empty() {
-                continue;
-            }
             let chosen = choose(&found, place, port.protocol);
             port.note(&mut meaning, &chosen, |endpoint| found[endpoint].local);
             port.add_to(&mut meaning, &chosen);

@@ -49,6 +49,15 @@ pub(super) fn pod6(k: usize) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0x128, group(k), 0, 0, 0, 0, 0x10)
 }
 
+/// The node's and the pod's address on the cable of a second pod; its network is the upper half of the node's.
+pub(super) fn second_pod4(k: usize) -> [Ipv4Addr; 2] {
+    [129, 130].map(|last| Ipv4Addr::new(10, 128, octet(k), last))
+}
+
+pub(super) fn second_pod6(k: usize) -> [Ipv6Addr; 2] {
+    [1, 0x10].map(|last| Ipv6Addr::new(0xfd00, 0x128, group(k), 0, 0x8000, 0, 0, last))
+}
+
 pub(super) fn backend4(j: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 128, 200, octet(j))
 }

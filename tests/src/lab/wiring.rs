@@ -142,6 +142,6 @@ fn routes_to_pods(script: &mut String, lab: &Lab, own: Option<usize>, ipv6: bool
     }
 }
 
-fn put(script: &mut String, line: impl std::fmt::Display) {
+pub(super) fn put(script: &mut String, line: impl std::fmt::Display) {
     writeln!(script, "{line}").expect("a String takes every line");
 }

@@ -1,9 +1,9 @@
-//! Builders for Services, `EndpointSlices` and Nodes, with the defaults that a real API server fills in.
+//! Builders for Services and `EndpointSlices`, with the defaults that a real API server fills in.
 
 use serde_json::{Value, json};
 
 /// A fixed date: objects of tests have no history.
-const CREATED: &str = "2026-01-05T08:00:00Z";
+pub(super) const CREATED: &str = "2026-01-05T08:00:00Z";
 
 /// Begins a Service of type `ClusterIP` without addresses and ports.
 pub fn service(namespace: &str, name: &str) -> ServiceBuilder {
@@ -30,7 +30,7 @@ pub fn service(namespace: &str, name: &str) -> ServiceBuilder {
 
 /// A Service being built; [`ServiceBuilder::object`] ends it.
 #[derive(Clone, Debug)]
-pub struct ServiceBuilder(Value);
+pub struct ServiceBuilder(pub(super) Value);
 
 impl ServiceBuilder {
     /// Its `ClusterIPs`, the first one's family first; `["None"]` makes it headless.
@@ -166,7 +166,7 @@ pub fn endpoint_slice(namespace: &str, service: &str, suffix: &str, address_type
 
 /// An `EndpointSlice` being built; [`EndpointSliceBuilder::object`] ends it.
 #[derive(Clone, Debug)]
-pub struct EndpointSliceBuilder(Value);
+pub struct EndpointSliceBuilder(pub(super) Value);
 
 impl EndpointSliceBuilder {
     /// One more port: the name of the Service's port (`""` for an unnamed one), the protocol and the pods' number.
@@ -206,31 +206,4 @@ impl EndpointSliceBuilder {
     pub fn object(self) -> Value {
         self.0
     }
-}
-
-/// A Node with one internal address, ready.
-pub fn node(name: &str, address: &str) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {
-            "name": name,
-            "creationTimestamp": CREATED,
-            "labels": {
-                "kubernetes.io/arch": "amd64",
-                "kubernetes.io/hostname": name,
-                "kubernetes.io/os": "linux",
-            },
-        },
-        "spec": {},
-        "status": {
-            "addresses": [
-                {"address": address, "type": "InternalIP"},
-                {"address": name, "type": "Hostname"},
-            ],
-            "conditions": [
-                {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status"},
-            ],
-        },
-    })
 }

@@ -1,11 +1,11 @@
 //! One question to one backend: who are you?
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 use crate::netns::Netns;
 
@@ -19,9 +19,32 @@ pub fn udp_identity(netns: &Netns, target: SocketAddr, limit: Duration) -> io::R
     netns.run(|| block_on(within(limit, ask_udp(target))))
 }
 
+/// The same as [`tcp_identity`], from this one of the namespace's addresses.
+pub fn tcp_identity_from(netns: &Netns, source: IpAddr, target: SocketAddr, limit: Duration) -> io::Result<String> {
+    let asking = async {
+        let socket = if source.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        socket.bind(SocketAddr::new(source, 0))?;
+        hear_tcp(socket.connect(target).await?).await
+    };
+    netns.run(|| block_on(within(limit, asking)))
+}
+
+/// The same as [`udp_identity`], from this one of the namespace's addresses; with a port other than 0, every datagram is of
+/// the same flow.
+pub fn udp_identity_from(netns: &Netns, source: SocketAddr, target: SocketAddr, limit: Duration) -> io::Result<String> {
+    netns.run(|| block_on(within(limit, hear_udp(source, target))))
+}
+
 /// Connects, reads the identity line and resets, so that the source port is free again at once.
 pub(super) async fn ask_tcp(target: SocketAddr) -> io::Result<String> {
-    let stream = TcpStream::connect(target).await?;
+    hear_tcp(TcpStream::connect(target).await?).await
+}
+
+async fn hear_tcp(stream: TcpStream) -> io::Result<String> {
     stream.set_zero_linger()?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
@@ -32,7 +55,11 @@ pub(super) async fn ask_tcp(target: SocketAddr) -> io::Result<String> {
 /// Asks from a socket, and so a source port, that nobody used before.
 pub(super) async fn ask_udp(target: SocketAddr) -> io::Result<String> {
     let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = UdpSocket::bind(any).await?;
+    hear_udp(any.parse().expect("an address"), target).await
+}
+
+async fn hear_udp(source: SocketAddr, target: SocketAddr) -> io::Result<String> {
+    let socket = UdpSocket::bind(source).await?;
     socket.connect(target).await?;
     socket.send(b"who\n").await?;
     let mut buffer = [0; 256];

@@ -336,17 +336,23 @@ fn a_service_of_one_family_has_no_routes_of_the_other() {
     index.take(Kind::Service, Event::Applied(service("web", 1, &spec)));
     index.take(Kind::Slice, Event::Applied(slice("a", "web", &[(1, true)])));
     desired.apply(index.update().unwrap());
-    let route = |address| {
-        let (_, frontend) = desired
-            .frontends
-            .iter()
-            .find(|(vip, _)| vip.address == ip(address))
-            .unwrap();
-        (frontend.route, frontend.all.is_some())
-    };
-    assert_eq!(route("10.96.0.1"), (None, true));
-    assert_eq!(route("203.0.113.1"), (Some(Route::ToAll), true));
-    assert_eq!(route("2001:db8::1"), (Some(Route::NoEndpoints), false));
+    let of = |address| desired.frontends.iter().find(|(vip, _)| vip.address == ip(address));
+    assert_eq!(of("203.0.113.1").unwrap().1.route, Some(Route::ToAll));
+    assert_eq!(of("2001:db8::1"), None);
+    assert_eq!(desired.external_ips, [ip("203.0.113.1")].into());
+}
+
+#[test]
+fn a_node_whose_object_is_gone_stays_as_it_was() {
+    let mut index = index();
+    let known = node(&json!({"podCIDRs": ["10.128.1.0/24"]}), &["192.168.50.1"]);
+    index.take(Kind::Node, Event::Applied(known.clone()));
+    index.update();
+    index.take(Kind::Node, Event::Deleted(known));
+    assert_eq!(index.update(), Some(Update::default()));
+    index.take(Kind::Node, Event::Begin);
+    index.take(Kind::Node, Event::End);
+    assert_eq!(index.update(), Some(Update::default()));
 }
 
 /// One thing that happens.

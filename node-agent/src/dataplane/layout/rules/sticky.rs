@@ -9,8 +9,9 @@ use super::{dnat, is_family, lookup, names, set_priority};
 use crate::dataplane::expression::{
     Base, DynamicOperation, Expression, Field, MetaKey, Rule, load_fields, register_of_word,
 };
-use crate::dataplane::layout::class::{draws, ticket_draws};
+use crate::dataplane::layout::class::{PLAIN_DRAWS, TICKET_DRAWS};
 use crate::dataplane::layout::sets::VIP;
+use crate::dataplane::place::LAST_RESORT;
 use crate::dataplane::programmed::Which;
 
 /// Where the tickets of all lists and of local lists begin: numbers that nobody else would use as a priority ("NF", "NG").
@@ -60,7 +61,7 @@ pub(super) fn rules(family: Family, which: Which, timeout: u32, class: u16) -> V
     send.extend(dnat(family, names::sticky(family)));
 
     let mut rules = Vec::new();
-    for n in 0..ticket_draws(class) {
+    for n in 0..TICKET_DRAWS {
         rules.push(Rule::new(number.clone()));
         if n > 0 {
             rules.push(Rule::new(forget.clone()));
@@ -75,11 +76,11 @@ pub(super) fn rules(family: Family, which: Which, timeout: u32, class: u16) -> V
         };
         Rule::new(expressions.into_iter().chain([set]).collect())
     };
-    for _ in 0..draws(class) {
+    for _ in 0..PLAIN_DRAWS {
         rules.extend([priority(vec![draw(1, u32::from(class))]), Rule::new(send.clone())]);
     }
     rules.extend([
-        Rule::new(set_priority(offset).to_vec()),
+        Rule::new(set_priority(offset + u32::from(LAST_RESORT)).to_vec()),
         Rule::new(send),
         Rule::new(set_priority(0).to_vec()),
     ]);
