@@ -29,6 +29,10 @@ test: packages ## Everything that must hold: format, lints, build, all suites, o
 conformance: packages ## Behaviour by behaviour, what a Service means to a packet; ends with a table of all of them.
 	cargo test --package nftfleet-tests --test conformance
 
+.PHONY: coverage
+coverage: packages ## Which lines of the pure code the unit tests run.
+	scripts/coverage
+
 .PHONY: build
 build: packages ## Build the server, the agent and the demo.
 	cargo build --workspace --bins

@@ -355,6 +355,127 @@ fn a_node_whose_object_is_gone_stays_as_it_was() {
     assert_eq!(index.update(), Some(Update::default()));
 }
 
+/// What one Service of this spec means, with endpoints on this node (1, 4) and elsewhere (2).
+fn desired_of(spec: &Value) -> Desired {
+    let mut index = index();
+    let mut desired = Desired::default();
+    index.take(Kind::Node, Event::Applied(node(&json!({}), &["192.168.50.1"])));
+    index.take(Kind::Service, Event::Applied(service("web", 1, spec)));
+    index.take(
+        Kind::Slice,
+        Event::Applied(slice("a", "web", &[(1, true), (2, true), (4, true)])),
+    );
+    desired.apply(index.update().unwrap());
+    desired
+}
+
+fn at<'a>(desired: &'a Desired, address: &str) -> &'a Frontend {
+    let mut found = desired.frontends.iter().filter(|(vip, _)| vip.address == ip(address));
+    found.next().unwrap().1
+}
+
+#[test]
+fn source_ranges_guard_load_balancers_addresses_alone() {
+    let spec = |ranges: &[&str]| {
+        json!({"type": "LoadBalancer", "clusterIPs": ["10.96.0.1"], "externalIPs": ["198.51.100.7"],
+            "loadBalancerSourceRanges": ranges, "ports": [{"name": "http", "port": 80, "nodePort": 30080}]})
+    };
+    let guarded = desired_of(&spec(&["10.0.0.0/9", "10.128.0.0/9", "2001:db8::/32"]));
+    let sources: BTreeSet<IpNet> = ["10.0.0.0/8".parse().unwrap()].into();
+    assert_eq!(at(&guarded, "203.0.113.1").sources.as_deref(), Some(&sources));
+    for open in ["10.96.0.1", "198.51.100.7", "192.168.50.1"] {
+        assert_eq!(at(&guarded, open).sources, None, "{open}");
+    }
+    // A range with the node in it lets in what loops back from the node to the address.
+    let with_node = desired_of(&spec(&["192.168.0.0/16"]));
+    let sources: BTreeSet<IpNet> = ["192.168.0.0/16", "203.0.113.1/32"].map(|n| n.parse().unwrap()).into();
+    assert_eq!(at(&with_node, "203.0.113.1").sources.as_deref(), Some(&sources));
+    // Everybody, and nobody of this family.
+    for open in [&["0.0.0.0/0", "10.0.0.0/8"][..], &["2001:db8::/32"]] {
+        assert_eq!(at(&desired_of(&spec(open)), "203.0.113.1").sources, None, "{open:?}");
+    }
+}
+
+#[test]
+fn vips_of_one_list_remember_a_client_together() {
+    let policy = |internal: &str, external: &str| {
+        desired_of(
+            &json!({"type": "LoadBalancer", "clusterIPs": ["10.96.0.1"], "sessionAffinity": "ClientIP",
+            "internalTrafficPolicy": internal, "externalTrafficPolicy": external,
+            "ports": [{"name": "http", "port": 80, "nodePort": 30080}]}),
+        )
+    };
+    let number = |list: &Option<crate::dataplane::desired::List>| list.as_ref().unwrap().affinity.clone().unwrap();
+    let cluster = policy("Cluster", "Cluster");
+    let all = number(&at(&cluster, "10.96.0.1").all);
+    assert_eq!((all.timeout, all.siblings.len()), (10800, 3));
+    for vip in ["203.0.113.1", "192.168.50.1"] {
+        assert_eq!(number(&at(&cluster, vip).all), all);
+    }
+    let local = policy("Local", "Local");
+    let inside = number(&at(&local, "10.96.0.1").local);
+    assert_eq!(number(&at(&local, "203.0.113.1").local), inside);
+    assert_ne!(inside.number, number(&at(&local, "203.0.113.1").all).number);
+    assert_eq!(inside.siblings.len(), 3);
+    assert_eq!(number(&at(&local, "203.0.113.1").all).siblings.len(), 2);
+}
+
+#[test]
+fn a_policy_of_this_node_uses_its_endpoints_or_drops() {
+    let spec =
+        json!({"clusterIPs": ["10.96.0.1"], "internalTrafficPolicy": "Local", "ports": [{"name": "http", "port": 80}]});
+    let here = desired_of(&spec);
+    let frontend = at(&here, "10.96.0.1");
+    assert_eq!((frontend.route, frontend.all.is_none()), (None, true));
+    assert_eq!(frontend.local.as_ref().unwrap().endpoints.len(), 2);
+    let mut index = index();
+    let mut desired = Desired::default();
+    index.take(Kind::Service, Event::Applied(service("web", 1, &spec)));
+    index.take(Kind::Slice, Event::Applied(slice("a", "web", &[(2, true)])));
+    desired.apply(index.update().unwrap());
+    assert_eq!(at(&desired, "10.96.0.1").route, Some(Route::NoLocalEndpoints));
+    index.take(Kind::Slice, Event::Applied(slice("a", "web", &[])));
+    desired.apply(index.update().unwrap());
+    assert_eq!(
+        at(&desired, "10.96.0.1").route,
+        None,
+        "without any endpoint it is refused"
+    );
+}
+
+#[test]
+fn a_name_is_cut_to_what_nft_takes() {
+    let mut index = index();
+    let mut desired = Desired::default();
+    let long = "n".repeat(63);
+    let spec = json!({"clusterIPs": ["10.96.0.1"], "ports": [{"name": "p".repeat(63), "port": 80}]});
+    let mut long_named = service(&long, 1, &spec);
+    long_named.metadata.namespace = Some("s".repeat(63));
+    index.take(Kind::Service, Event::Applied(long_named));
+    desired.apply(index.update().unwrap());
+    for name in [&at(&desired, "10.96.0.1").name, &desired.cluster_ips[&ip("10.96.0.1")]] {
+        assert_eq!(name.len(), 124);
+        assert!(name.starts_with("sss") && name.ends_with("nn..."), "{name}");
+    }
+}
+
+#[test]
+fn a_service_with_more_endpoints_than_there_is_room_for_is_named() {
+    let mut index = index();
+    let spec = json!({"clusterIPs": ["10.96.0.1"], "ports": [{"name": "http", "port": 80}]});
+    index.take(Kind::Service, Event::Applied(service("web", 1, &spec)));
+    for part in 0..17 {
+        let endpoint = |n: u16| json!({"addresses": [format!("10.{part}.{}.{}", n / 250, n % 250)]});
+        let labels = json!({"kubernetes.io/service-name": "web"});
+        let metadata = json!({"name": format!("part-{part}"), "namespace": "shop", "labels": labels});
+        let endpoints: Vec<_> = (0..1000).map(endpoint).collect();
+        let slice = json!({"metadata": metadata, "addressType": "IPv4", "ports": [{"name": "http", "port": 80}], "endpoints": endpoints});
+        index.take(Kind::Slice, Event::Applied(object(slice)));
+    }
+    index.update();
+    assert_eq!(index.too_long(), ["shop/web:http: 17000 endpoints, more than 16384"]);
+}
+
 /// One thing that happens.
 #[derive(Clone, Debug)]
 enum Happening {
