@@ -1,15 +1,105 @@
 //! What the agent is told at its start.
 
-use std::net::SocketAddr;
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use ipnet::IpNet;
 use nftfleet_domain::ids::NodeName;
+use nftfleet_domain::service::{Protocol, Vip};
 
 use crate::dataplane::LayoutSettings;
+use crate::dataplane::explain::{BadPacket, Packet};
 use crate::kube::{LocalTraffic, NodePortAddresses};
 use crate::switchover::run::Rehearsal;
+
+/// What the program is asked for.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// To run as the node's agent.
+    Run(Box<Config>),
+    /// To answer a question and end.
+    Answer(Question),
+}
+
+impl Task {
+    /// Reads the command line. With a question nothing of what the agent needs is asked for, although it may stand in the
+    /// environment, as it does in the agent's own pod.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help that it asks for.
+    pub fn try_parse_from<A: Into<OsString> + Clone>(
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Self, clap::Error> {
+        let agent = Config::command();
+        // The questions' own text would take its place.
+        let about = agent.get_about().cloned().unwrap_or_default();
+        let command = Question::augment_subcommands(agent)
+            .about(about)
+            .long_about(None::<&str>)
+            .args_conflicts_with_subcommands(true)
+            .subcommand_negates_reqs(true)
+            .subcommand_required(false)
+            .arg_required_else_help(false)
+            .disable_help_subcommand(true);
+        let matches = command.try_get_matches_from(arguments)?;
+        if matches.subcommand_name().is_some() {
+            return Question::from_arg_matches(&matches).map(Self::Answer);
+        }
+        Config::from_arg_matches(&matches).map(|config| Self::Run(Box::new(config)))
+    }
+}
+
+/// Questions that are answered from the kernel's own state, without a server or Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Question {
+    /// Says what would become of the first packet of a connection on this node, and why.
+    Explain(ExplainArguments),
+}
+
+/// The first packet of which connection.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct ExplainArguments {
+    /// Where the connection goes: an IPv4 or IPv6 address.
+    #[arg(value_name = "IP", value_parser = address)]
+    pub to: IpAddr,
+
+    /// Its protocol: tcp, udp or sctp.
+    #[arg(value_name = "PROTO", value_parser = protocol)]
+    pub protocol: Protocol,
+
+    /// Its port, 1-65535.
+    #[arg(value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+
+    /// Where it comes from; without it somebody outside is meant, and what differs for pods and for the node is said too.
+    #[arg(long, value_name = "IP", value_parser = address)]
+    pub from: Option<IpAddr>,
+
+    /// The device through which it comes in, where pods are known by that.
+    #[arg(long, value_name = "NAME", value_parser = interface_name, requires = "from")]
+    pub device: Option<String>,
+
+    /// Says it as JSON, with every endpoint.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl ExplainArguments {
+    /// The packet that is asked about.
+    ///
+    /// # Errors
+    /// See [`BadPacket`].
+    pub fn packet(&self) -> Result<Packet, BadPacket> {
+        let to = Vip {
+            address: self.to,
+            protocol: self.protocol,
+            port: self.port,
+        };
+        Packet::new(to, self.from, self.device.clone())
+    }
+}
 
 /// The agent of one node: reports facts, programs Services into nftables, and moves the node over when its turn comes.
 #[derive(Clone, Debug, Parser)]
@@ -149,6 +239,16 @@ impl Config {
     }
 }
 
+fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse()
+        .map_err(|_| "an IPv4 or IPv6 address is allowed, such as 10.96.0.1 or fd00::1".to_owned())
+}
+
+fn protocol(text: &str) -> Result<Protocol, String> {
+    let protocol = text.to_ascii_uppercase().parse::<Protocol>();
+    protocol.map_err(|_| "tcp, udp or sctp is allowed".to_owned())
+}
+
 /// Longer than any name that the kernel gives to a device (`IFNAMSIZ`).
 const LONGEST_INTERFACE_NAME: usize = 15;
 
@@ -211,5 +311,87 @@ mod tests {
         assert_eq!(given.nodeport_addresses, NodePortAddresses::Networks(networks.into()));
         let said = config(&["--nodeport-addresses", "10.0.0.0/8,eth0"]).unwrap_err();
         assert!(said.contains("\"eth0\" is neither `primary` nor a network"), "{said}");
+    }
+
+    fn task(arguments: &str) -> Result<Task, String> {
+        let arguments = std::iter::once("agent").chain(arguments.split_whitespace());
+        Task::try_parse_from(arguments).map_err(|error| error.to_string())
+    }
+
+    fn question(arguments: &str) -> Result<ExplainArguments, String> {
+        match task(arguments)? {
+            Task::Answer(Question::Explain(asked)) => Ok(asked),
+            Task::Run(config) => panic!("{config:?}"),
+        }
+    }
+
+    #[test]
+    fn a_question_needs_nothing_of_what_the_agent_needs() {
+        let asked = question("explain 10.96.0.1 TCP 443 --from 192.0.2.1 --device eth0 --json").unwrap();
+        assert_eq!((asked.protocol, asked.json), (Protocol::Tcp, true));
+        let packet = asked.packet().unwrap();
+        assert_eq!(packet.to.to_string(), "10.96.0.1 tcp 443");
+        assert_eq!((packet.from, packet.device.as_deref()), (asked.from, Some("eth0")));
+        let asked = question("explain fd00::1 sctp 1").unwrap();
+        assert_eq!((asked.from, asked.device, asked.json), (None, None, false));
+    }
+
+    #[test]
+    fn the_help_tells_of_the_agent_and_of_its_questions() {
+        let help = task("--help").unwrap_err();
+        assert!(help.starts_with("The agent of one node"), "{help}");
+        assert!(help.contains("explain"), "{help}");
+    }
+
+    #[test]
+    fn the_agent_runs_as_before() {
+        let Ok(Task::Run(config)) = task("--server http://server --node node-1 --masquerade-bit 3") else {
+            panic!("no agent");
+        };
+        assert_eq!((config.node.to_string().as_str(), config.masquerade_bit), ("node-1", 3));
+        for (given, said) in [
+            ("", "--server <SERVER>"),
+            ("--server http://server", "--node <NODE>"),
+            ("--node explain", "--server <SERVER>"),
+            (
+                "--server http://server --node node-1 explain 10.96.0.1 tcp 1",
+                "cannot be used with",
+            ),
+            ("--server http://server --node node-1 run", "'run' cannot be used"),
+        ] {
+            let error = task(given).unwrap_err();
+            assert!(error.contains(said), "{given}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_bad_question_names_the_field_and_what_is_allowed() {
+        for (given, field, allowed) in [
+            ("10.96.0.300 tcp 80", "'<IP>'", "IPv4 or IPv6 address"),
+            ("10.96.0.1 icmp 80", "'<PROTO>'", "tcp, udp or sctp"),
+            ("10.96.0.1 tcp 0", "'<PORT>'", "1..=65535"),
+            ("10.96.0.1 tcp 65536", "'<PORT>'", "1..=65535"),
+            ("10.96.0.1 tcp http", "'<PORT>'", "invalid digit"),
+            ("10.96.0.1 tcp", "<PORT>", "required"),
+            (
+                "10.96.0.1 tcp 80 --from node-1",
+                "'--from <IP>'",
+                "IPv4 or IPv6 address",
+            ),
+            ("10.96.0.1 tcp 80 --device eth0", "--from <IP>", "required"),
+            (
+                "10.96.0.1 tcp 80 --from 192.0.2.1 --device a-name-of-16-chr",
+                "'--device <NAME>'",
+                "1 to 15",
+            ),
+        ] {
+            let error = question(&format!("explain {given}")).unwrap_err();
+            assert!(error.contains(field) && error.contains(allowed), "{given}: {error}");
+        }
+        let families = question("explain 10.96.0.1 tcp 80 --from fd00::1")
+            .unwrap()
+            .packet()
+            .unwrap_err();
+        assert!(families.to_string().contains("--from is an IPv6 address"), "{families}");
     }
 }

@@ -1,17 +1,17 @@
 //! `nftfleet-agent`: makes the outside world and wires the parts together.
 
 use std::collections::BTreeSet;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser as _;
 use jiff::Timestamp;
 use nftfleet_agent::clock::Clock;
-use nftfleet_agent::config::Config;
+use nftfleet_agent::config::{Config, ExplainArguments, Question, Task};
 use nftfleet_agent::control::Client;
 use nftfleet_agent::control::session::{Identity, Session};
 use nftfleet_agent::dataplane::actor::Surroundings;
+use nftfleet_agent::dataplane::explain;
 use nftfleet_agent::dataplane::netlink::conntrack::Conntrack;
 use nftfleet_agent::dataplane::{Actor, Dataplane, LayoutSettings, Listener, Netlink, flows};
 use nftfleet_agent::disk;
@@ -38,7 +38,34 @@ impl Clock for WallClock {
 }
 
 fn main() -> ExitCode {
-    let config = Config::parse();
+    match Task::try_parse_from(std::env::args_os()) {
+        Ok(Task::Run(config)) => run_agent(*config),
+        Ok(Task::Answer(Question::Explain(asked))) => match answer(&asked) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Err(error) => error.exit(),
+    }
+}
+
+/// Explains what would become of a packet, from what the kernel holds now.
+fn answer(asked: &ExplainArguments) -> Result<(), Box<dyn std::error::Error>> {
+    let packet = asked.packet()?;
+    let snapshot = Netlink::open()?.snapshot(&packet, node_addresses::list()?)?;
+    let explanation = explain::explain(&snapshot, &packet);
+    let text = if asked.json {
+        serde_json::to_string_pretty(&explanation)? + "\n"
+    } else {
+        explanation.to_string()
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+fn run_agent(config: Config) -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt()

@@ -3,6 +3,7 @@
 pub mod actor;
 pub mod desired;
 pub mod diff;
+pub mod explain;
 pub mod expression;
 pub mod flows;
 pub mod kernel;

@@ -2,6 +2,7 @@
 
 mod answers;
 mod churn;
+mod explain;
 mod flip;
 mod foreign;
 mod listing;

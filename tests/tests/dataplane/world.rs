@@ -117,7 +117,7 @@ impl World {
     }
 }
 
-fn port_of(server: u16) -> u16 {
+pub fn port_of(server: u16) -> u16 {
     FIRST_PORT + server
 }
 

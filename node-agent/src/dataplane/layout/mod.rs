@@ -11,7 +11,9 @@
 //!   chain and its set are made when the first Service needs them.
 
 mod class;
+mod client;
 pub mod names;
+mod recognise;
 mod rules;
 mod sets;
 
@@ -20,6 +22,8 @@ use std::collections::BTreeSet;
 use nftfleet_domain::service::Family;
 
 pub use class::{CLASSES, class_of, classes, most_endpoints};
+pub use client::client_key;
+pub use recognise::{Instructions, recognise};
 pub use rules::TICKETS;
 
 use super::desired::Pods;

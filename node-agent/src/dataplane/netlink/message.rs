@@ -18,6 +18,7 @@ pub mod kind {
     pub const GET_ELEMENTS: u16 = 13;
     pub const DELETE_ELEMENTS: u16 = 14;
     pub const NEW_GENERATION: u16 = 15;
+    pub const GET_GENERATION: u16 = 16;
     /// Begins a batch.
     pub const BATCH_BEGIN: u16 = 0x10;
     /// Ends a batch.

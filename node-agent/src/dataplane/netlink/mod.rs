@@ -2,12 +2,14 @@
 
 mod batch;
 pub mod conntrack;
+mod decode;
 mod element;
 mod instruction;
 mod listen;
 mod message;
 mod object;
 mod observe;
+mod snapshot;
 mod socket;
 mod userdata;
 
@@ -18,6 +20,7 @@ use nftfleet_domain::service::Family;
 use nix::errno::Errno;
 
 pub use listen::Listener;
+pub use snapshot::SnapshotError;
 pub use socket::SocketError;
 
 use self::batch::Batch;

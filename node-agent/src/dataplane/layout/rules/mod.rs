@@ -9,6 +9,7 @@ use nftfleet_domain::service::Family;
 
 pub(super) use dispatch::{dispatch, pick};
 pub(super) use hooks::{output, postrouting, prerouting};
+pub(super) use sticky::SEED;
 pub use sticky::TICKETS;
 
 use super::sets::VIP;

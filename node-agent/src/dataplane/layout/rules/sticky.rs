@@ -19,7 +19,7 @@ use crate::dataplane::programmed::Which;
 pub const TICKETS: [u32; 2] = [0x4e46_0000, 0x4e47_0000];
 
 /// Any number: the hash is no secret, and a node's clients should meet the same one after a restart.
-const SEED: u32 = 0x6e66_7466;
+pub const SEED: u32 = 0x6e66_7466;
 
 /// Finds the client's ticket or draws one, and sends it where the ticket says; if nobody holds it any more, draws anew.
 pub(super) fn rules(family: Family, which: Which, timeout: u32, class: u16) -> Vec<Rule> {
