@@ -213,7 +213,10 @@ fn of_sources(vip: Vip, wanted: Option<&Frontend>, held: &Held, plan: &mut Plan)
         .extend(held.sources.difference(allowed).map(source).map(Change::Remove));
     plan.now
         .extend(allowed.difference(&held.sources).map(source).map(Change::Add));
-    if sources.is_some() && !held.firewalled {
+    // The kernel swaps a set of ranges a moment after the other sets: a VIP in use is guarded in the commit after its sources
+    // are in, or packets in between would be dropped. A new one is never open.
+    let is_new = held.routes.is_empty();
+    if sources.is_some() && !held.firewalled && (is_new || held.sources == *allowed) {
         plan.now.push(Change::Add(Element::Firewalled(vip)));
     }
 }
@@ -461,6 +464,24 @@ mod tests {
         assert_eq!(next(&wish, &programmed), [Change::Remove(Element::Firewalled(vip(80)))]);
         assert_eq!(settle(&mut programmed, &wish), 2);
         assert!(programmed.vips[&vip(80)].sources.is_empty());
+    }
+
+    #[test]
+    fn a_vip_in_use_is_guarded_once_its_sources_are_in_and_a_new_one_at_once() {
+        let sketch = |sources: Option<BTreeSet<u8>>| Sketch {
+            route: Some(Route::ToAll),
+            sources,
+            ..plain([1])
+        };
+        let mut programmed = Programmed::default();
+        settle(&mut programmed, &one(sketch(None)));
+        let wish = one(sketch(Some([1].into())));
+        programmed.apply(next(&wish, &programmed));
+        assert!(!programmed.vips[&vip(80)].firewalled);
+        assert_eq!(next(&wish, &programmed), [Change::Add(Element::Firewalled(vip(80)))]);
+        let mut programmed = Programmed::default();
+        programmed.apply(next(&wish, &programmed));
+        assert!(programmed.vips[&vip(80)].firewalled);
     }
 
     #[test]
