@@ -29,6 +29,10 @@ test: packages ## Everything that must hold: format, lints, build, all suites, o
 conformance: packages ## Behaviour by behaviour, what a Service means to a packet; ends with a table of all of them.
 	cargo test --package nftfleet-tests --test conformance
 
+.PHONY: spread
+spread: packages ## A million first packets to each of ten Services: none lost, every endpoint its share.
+	PACKETS=1000000 cargo test --package nftfleet-tests --test dataplane -- --nocapture million
+
 .PHONY: coverage
 coverage: packages ## Which lines of the pure code the unit tests run.
 	scripts/coverage

@@ -7,6 +7,7 @@ mod flip;
 mod foreign;
 mod listing;
 mod masquerade;
+mod million;
 mod recorded;
 mod refusals;
 mod restart;
