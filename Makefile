@@ -29,6 +29,10 @@ test: packages ## Everything that must hold: format, lints, build, all suites, o
 conformance: packages ## Behaviour by behaviour, what a Service means to a packet; ends with a table of all of them.
 	cargo test --package nftfleet-tests --test conformance
 
+.PHONY: soak
+soak: packages ## Random changes and clients that connect all the time, each answer judged. MINUTES=10 by default.
+	MINUTES=$(or $(MINUTES),10) cargo test --package nftfleet-tests --test soak -- --nocapture
+
 .PHONY: spread
 spread: packages ## A million first packets to each of ten Services: none lost, every endpoint its share.
 	PACKETS=1000000 cargo test --package nftfleet-tests --test dataplane -- --nocapture million
