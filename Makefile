@@ -41,6 +41,11 @@ spread: packages ## A million first packets to each of ten Services: none lost, 
 coverage: packages ## Which lines of the pure code the unit tests run.
 	scripts/coverage
 
+.PHONY: test-vm
+test-vm: ## The data plane's suites on Debian 12's stock kernel, in qemu without KVM. Takes some ten minutes.
+	@scripts/install-packages vm
+	scripts/test-vm
+
 .PHONY: build
 build: packages ## Build the server, the agent and the demo.
 	cargo build --workspace --bins

@@ -4,6 +4,7 @@
 //! is what connection tracking needs to see for a new association and its answer; no data follows.
 
 mod packet;
+mod sockets;
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Read as _};
@@ -19,6 +20,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::Netns;
 use packet::{Chunk, Packet};
+pub use sockets::{SctpListener, has_sockets, sctp_association};
 
 /// SCTP's number in the IP header (IANA).
 const SCTP: i32 = 132;

@@ -11,25 +11,40 @@ pub struct Case {
     pub name: &'static str,
     /// The tests of kube-proxy that make the same claim, see [`crate::upstream`].
     pub upstream: &'static [&'static str],
+    /// Whether this kernel has what it needs.
+    pub possible: fn() -> bool,
     /// Makes its own lab.
     pub run: fn(),
 }
 
-/// `Row: function, ["upstream", ...];` one line per case of a file.
+/// `Row: function, ["upstream", ...];` one line per case of a file. `if condition` before the semicolon names a function that
+/// says whether the case is possible here.
 macro_rules! cases {
-    ($($row:ident: $function:ident, [$($upstream:literal),* $(,)?];)*) => {
+    ($($row:ident: $function:ident, [$($upstream:literal),* $(,)?] $(if $possible:path)?;)*) => {
         /// The cases of this file.
         pub const CASES: &[$crate::case::Case] = &[
             $($crate::case::Case {
                 row: $crate::rows::Row::$row,
                 name: $crate::case::without_crate(concat!(module_path!(), "::", stringify!($function))),
                 upstream: &[$($upstream),*],
+                possible: $crate::case::possible!($($possible)?),
                 run: $function,
             }),*
         ];
     };
 }
 pub(crate) use cases;
+
+/// The condition of a case; without one it is always possible.
+macro_rules! possible {
+    () => {
+        || true
+    };
+    ($possible:path) => {
+        $possible
+    };
+}
+pub(crate) use possible;
 
 /// A path without its first part.
 pub const fn without_crate(path: &str) -> &str {

@@ -1,9 +1,13 @@
-//! SCTP: associations that are begun by hand, since the kernel has no sockets for it.
+//! SCTP: associations that are begun by hand, since not every kernel has sockets for it, and whole ones where it has.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 
 use nftfleet_domain::service::Protocol;
 use nftfleet_tests::manifests::{AddressType, ServiceBuilder, endpoint_slice, service};
+use nftfleet_tests::sctp::{SctpListener, has_sockets, sctp_association};
 
-use crate::ask::{answered_by, asks, refused, unanswered, vip, vips};
+use crate::ask::{LIMIT, answered_by, asks, refused, unanswered, vip, vips};
 use crate::case::cases;
 use crate::objects::{Member, NAMESPACE, PORT, WEB, with_members};
 use crate::rig::Rig;
@@ -12,6 +16,7 @@ cases! {
     SamePort: sctp_is_translated_beside_tcp_and_udp, ["S:3776", "networking.go:177", "networking.go:219", "networking.go:263"];
     SamePort: sctp_is_served_on_node_ports_and_load_balancers, ["networking.go:391"];
     SamePort: sctp_is_refused_and_dropped_like_the_others, [];
+    SamePort: whole_associations_are_translated, ["networking.go:177"] if has_sockets;
 }
 
 fn with_sctp() -> ServiceBuilder {
@@ -71,4 +76,31 @@ fn sctp_is_refused_and_dropped_like_the_others() {
     refused(&asks(rig.everybody(), &undefined));
     let unallocated = ["10.96.99.1:80", "[fd00:10:96::9901]:80"].map(|at| vip(at, Protocol::Sctp));
     unanswered(&asks(rig.everybody(), &unallocated));
+}
+
+fn whole_associations_are_translated() {
+    let mut rig = Rig::new();
+    let names = ["backend-1", "backend-2"];
+    let listeners = [0, 1].map(|at| SctpListener::start(&rig.lab.backends[at].netns, names[at], PORT));
+    rig.apply(with_sctp().object());
+    let members = rig.members(names);
+    endpoints(&mut rig, &members);
+    let node = rig.node();
+    for at in WEB {
+        let to: SocketAddr = at.parse().expect("an address");
+        for from in [&node.client, &node.pod] {
+            // One of two stays unseen once in 10^9.
+            let answers = (0..30).map(|_| sctp_association(from, to, LIMIT));
+            let seen: BTreeSet<String> = answers
+                .map(|answer| answer.unwrap_or_else(|error| panic!("{to} from {}: {error}", from.name())))
+                .collect();
+            assert_eq!(seen, names.map(str::to_owned).into(), "{to} from {}", from.name());
+        }
+    }
+    // The client is masqueraded, the pod is not.
+    let pod = [node.pod4.into(), node.ipv6.expect("a node with IPv6").pod.into()];
+    let expected: BTreeSet<IpAddr> = rig.addresses("node-1").into_iter().chain(pod).collect();
+    for listener in &listeners {
+        assert_eq!(listener.peers(), expected);
+    }
 }
