@@ -11,8 +11,9 @@ use nftfleet_domain::ids::NodeName;
 use nftfleet_domain::rollout::ProbeTarget;
 use nftfleet_domain::service::{Endpoint, ObjectName, Protocol, Vip};
 
+use super::known::{Event, Known};
 use super::meaning::{HealthCheck, Meaning, Place, meaning};
-use super::object::{self, BadObject, Node, Read, Service, ServiceCidr, Slice};
+use super::object::{self, BadObject, Node, Service, ServiceCidr, Slice};
 use super::place::{LocalTraffic, NodePortAddresses, place, pods};
 use crate::dataplane::desired::{Frontend, Name, Pods, Update};
 
@@ -44,21 +45,6 @@ impl Kind {
     }
 }
 
-/// An event of a watch.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// A list of all objects begins.
-    Begin,
-    /// An object of the list.
-    Listed(DynamicObject),
-    /// The list is complete: what was not in it is gone.
-    End,
-    /// An object is new or has changed.
-    Applied(DynamicObject),
-    /// An object is gone.
-    Deleted(DynamicObject),
-}
-
 /// What the index is told at the agent's start.
 #[derive(Clone, Debug)]
 pub struct IndexSettings {
@@ -81,97 +67,6 @@ pub struct Conflict {
     pub loser: ObjectName,
 }
 
-/// Objects of one kind: those that are known, and those of a list under way.
-#[derive(Debug)]
-struct Objects<T> {
-    known: BTreeMap<ObjectName, T>,
-    listed: Option<BTreeMap<ObjectName, T>>,
-    complete: bool,
-}
-
-impl<T> Default for Objects<T> {
-    fn default() -> Self {
-        Self {
-            known: BTreeMap::new(),
-            listed: None,
-            complete: false,
-        }
-    }
-}
-
-/// What an event changed: the object as it was and as it is.
-type Changed<T> = (ObjectName, Option<T>, Option<T>);
-
-impl<T: Clone + PartialEq> Objects<T> {
-    fn take(
-        &mut self,
-        event: Event,
-        read: impl FnOnce(&DynamicObject) -> Result<Option<Read<T>>, BadObject>,
-    ) -> (Vec<Changed<T>>, Vec<BadObject>) {
-        let mut bad = Vec::new();
-        // What was understood before stays: a bad update must not take a Service away.
-        let understood = |object: &DynamicObject, known: Option<&T>| match read(object) {
-            Ok(Some(read)) => {
-                bad.extend(read.left_out);
-                Some(read.object)
-            }
-            Ok(None) => None,
-            Err(error) => {
-                bad.push(error);
-                known.cloned()
-            }
-        };
-        let changed = match event {
-            Event::Begin => {
-                self.listed = Some(BTreeMap::new());
-                vec![]
-            }
-            Event::Listed(object) => {
-                let name = object::name_of(&object);
-                if let Some(found) = understood(&object, self.known.get(&name)) {
-                    self.listed.get_or_insert_default().insert(name, found);
-                }
-                vec![]
-            }
-            Event::End => self.replace(),
-            Event::Applied(object) => {
-                let name = object::name_of(&object);
-                let found = understood(&object, self.known.get(&name));
-                vec![self.set(name, found)]
-            }
-            Event::Deleted(object) => vec![self.set(object::name_of(&object), None)],
-        };
-        let changed = changed.into_iter().filter(|(_, before, after)| before != after);
-        (changed.collect(), bad)
-    }
-
-    fn set(&mut self, name: ObjectName, object: Option<T>) -> Changed<T> {
-        let before = match &object {
-            Some(object) => self.known.insert(name.clone(), object.clone()),
-            None => self.known.remove(&name),
-        };
-        (name, before, object)
-    }
-
-    fn replace(&mut self) -> Vec<Changed<T>> {
-        self.complete = true;
-        let listed = self.listed.take().unwrap_or_default();
-        let gone: Vec<_> = self
-            .known
-            .keys()
-            .filter(|name| !listed.contains_key(*name))
-            .cloned()
-            .collect();
-        let gone = gone.into_iter().map(|name| (name, None));
-        let new = listed.into_iter().map(|(name, object)| (name, Some(object)));
-        gone.chain(new)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .map(|(name, object)| self.set(name, object))
-            .collect()
-    }
-}
-
 /// Who claims something, the oldest first.
 type Claims = BTreeSet<(Option<Timestamp>, ObjectName)>;
 
@@ -179,12 +74,12 @@ type Claims = BTreeSet<(Option<Timestamp>, ObjectName)>;
 #[derive(Debug)]
 pub struct Index {
     settings: IndexSettings,
-    services: Objects<Service>,
-    slices: Objects<Slice>,
-    nodes: Objects<Node>,
+    services: Known<Service>,
+    slices: Known<Slice>,
+    nodes: Known<Node>,
     /// This one, as it was last seen.
     node: Option<Node>,
-    service_cidrs: Objects<ServiceCidr>,
+    service_cidrs: Known<ServiceCidr>,
     /// The names of each Service's slices.
     slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
     kernel_addresses: BTreeSet<IpAddr>,
@@ -225,11 +120,11 @@ impl Index {
     pub fn new(settings: IndexSettings) -> Self {
         Self {
             settings,
-            services: Objects::default(),
-            slices: Objects::default(),
-            nodes: Objects::default(),
+            services: Known::default(),
+            slices: Known::default(),
+            nodes: Known::default(),
             node: None,
-            service_cidrs: Objects::default(),
+            service_cidrs: Known::default(),
             slices_of: BTreeMap::new(),
             kernel_addresses: BTreeSet::new(),
             place: Place::default(),
@@ -312,12 +207,12 @@ impl Index {
         self.update_place(&mut update);
         let mut before = Before::default();
         for name in std::mem::take(&mut self.dirty) {
-            let after = self.services.known.get(&name).map(|service| {
+            let after = self.services.all.get(&name).map(|service| {
                 let names = self.slices_of.get(&name).into_iter().flatten();
-                let slices: Vec<&Slice> = names.filter_map(|slice| self.slices.known.get(slice)).collect();
+                let slices: Vec<&Slice> = names.filter_map(|slice| self.slices.all.get(slice)).collect();
                 meaning(&name, service, &slices, &self.place)
             });
-            let created = self.services.known.get(&name).and_then(|service| service.created);
+            let created = self.services.all.get(&name).and_then(|service| service.created);
             for meaning in self.meanings.get(&name).into_iter().chain(&after) {
                 self.note(meaning, &mut before);
             }
@@ -335,7 +230,7 @@ impl Index {
         let place = place(node, &self.kernel_addresses, &self.settings.nodeport_addresses);
         let networks: Vec<IpNet> = self
             .service_cidrs
-            .known
+            .all
             .values()
             .flat_map(|c| c.networks.clone())
             .collect();
@@ -346,7 +241,7 @@ impl Index {
         };
         if place != self.place {
             self.place = place;
-            self.dirty.extend(self.services.known.keys().cloned());
+            self.dirty.extend(self.services.all.keys().cloned());
         }
         update.nodeport_ips = changed_members(&self.told.nodeport_ips, &told.nodeport_ips);
         update.service_cidrs = changed_members(&self.told.service_cidrs, &told.service_cidrs);
@@ -502,7 +397,7 @@ impl Index {
             namespace: target.namespace.clone(),
             name: target.name.clone(),
         };
-        let Some(service) = self.services.known.get(&name) else {
+        let Some(service) = self.services.all.get(&name) else {
             return vec![];
         };
         let has = |p: &object::ServicePort| p.protocol == Protocol::Tcp && p.port == target.port;

@@ -4,13 +4,15 @@
 mod choice;
 mod conflicts;
 pub mod index;
+pub mod known;
 pub mod meaning;
 pub mod object;
 mod objects;
 pub mod place;
 pub mod watch;
 
-pub use index::{Conflict, Event, Index, IndexSettings, Kind};
+pub use index::{Conflict, Index, IndexSettings, Kind};
+pub use known::Event;
 pub use meaning::HealthCheck;
 pub use place::{LocalTraffic, NodePortAddresses};
 pub use watch::Services;

@@ -8,7 +8,8 @@ use kube::api::{Api, ApiResource, GroupVersionKind};
 use kube::core::DynamicObject;
 use kube::runtime::watcher;
 
-use super::index::{Event, Kind};
+use super::index::Kind;
+use super::known::Event;
 use crate::pause::Pause;
 
 /// Objects that other proxies or nobody should serve, as kube-proxy selects them.

@@ -14,7 +14,8 @@ use nftfleet_domain::service::ObjectName;
 use tokio::sync::watch;
 
 use super::conflicts;
-use super::index::{Event, Index, Kind};
+use super::index::{Index, Kind};
+use super::known::Event;
 use super::meaning::HealthCheck;
 use super::object;
 use super::objects::objects;
