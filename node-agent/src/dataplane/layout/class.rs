@@ -49,9 +49,9 @@ pub(super) fn draws(class: u16) -> usize {
     }
 }
 
-/// How often a new client, or one whose endpoint has gone, draws a ticket. With half of them held, 8 draws leave 4 in a
-/// thousand without one: they are served, and draw again with their next connection.
-pub(super) const TICKET_DRAWS: usize = 8;
+/// How often a new client, or one whose endpoint has gone, draws a ticket. With half of them held, 20 draws leave 1 in a
+/// million without one: it is served, and draws again with its next connection.
+pub(super) const TICKET_DRAWS: usize = 20;
 
 /// How often such a one draws an endpoint without being remembered, before it takes the last resort.
 pub(super) const PLAIN_DRAWS: usize = 12;
