@@ -13,6 +13,7 @@ use nftfleet_agent::control::session::{Identity, Session};
 use nftfleet_agent::dataplane::actor::Surroundings;
 use nftfleet_agent::dataplane::explain;
 use nftfleet_agent::dataplane::netlink::conntrack::Conntrack;
+use nftfleet_agent::dataplane::netlink::wait_for_packets;
 use nftfleet_agent::dataplane::{Actor, Dataplane, LayoutSettings, Listener, Netlink, flows};
 use nftfleet_agent::disk;
 use nftfleet_agent::facts::Paths;
@@ -186,6 +187,7 @@ fn start_dataplane(layout: LayoutSettings, clock: &Arc<dyn Clock>) -> Result<Act
                 tracing::error!("the thread that cuts off flows has ended");
             }
         }),
+        wait_for_packets: Box::new(wait_for_packets),
     };
     let dataplane = Actor::start(Dataplane::new(kernel, layout), surroundings)?;
     let told = dataplane.clone();

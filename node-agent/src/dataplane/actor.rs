@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::desired::{Desired, Key, Update};
 use super::kernel::{Kernel, KernelError};
+use super::leaving::Grace;
 use super::reconcile::Dataplane;
 use crate::clock::Clock;
 
@@ -51,6 +52,8 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     /// Hears of UDP VIPs whose flows may have lost their endpoint.
     pub flows: Box<dyn FnMut(ServingUdp) + Send>,
+    /// Returns when every packet that is on its way through the table at the call has left it.
+    pub wait_for_packets: Box<dyn Fn() + Send>,
 }
 
 impl std::fmt::Debug for Surroundings {
@@ -85,6 +88,7 @@ enum Request {
     LoadActive(Reply),
     SetDormant(bool, Reply),
     Compare(Reply),
+    Over(Grace),
     State(oneshot::Sender<Result<TableState, RequestError>>),
 }
 
@@ -114,9 +118,17 @@ impl Actor {
             pending: None,
         };
         let (publish, status) = watch::channel(start);
+        let Surroundings {
+            clock,
+            flows,
+            wait_for_packets,
+        } = surroundings;
+        let graces = start_waiting(wait_for_packets, requests.clone())?;
         let thread = Thread {
             dataplane,
-            surroundings,
+            clock,
+            flows,
+            graces,
             desired: None,
             behind: Behind::default(),
             keep_active: false,
@@ -229,9 +241,25 @@ impl Behind {
     }
 }
 
+/// Starts the thread that waits for packets while the other one goes on writing. It ends with that one.
+fn start_waiting(wait_for_packets: Box<dyn Fn() + Send>, requests: Sender<Request>) -> std::io::Result<Sender<Grace>> {
+    let (graces, begun) = channel();
+    std::thread::Builder::new().name("grace".to_owned()).spawn(move || {
+        for grace in begun {
+            wait_for_packets();
+            if requests.send(Request::Over(grace)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(graces)
+}
+
 struct Thread<K> {
     dataplane: Dataplane<K>,
-    surroundings: Surroundings,
+    clock: Arc<dyn Clock>,
+    flows: Box<dyn FnMut(ServingUdp) + Send>,
+    graces: Sender<Grace>,
     desired: Option<Desired>,
     behind: Behind,
     /// Whether the node has nothing else: a table that is gone or asleep is made and woken again.
@@ -257,6 +285,11 @@ impl<K: Kernel> Thread<K> {
             if !self.behind.is_nothing() {
                 self.follow();
             }
+            if let Some(grace) = self.dataplane.begin_grace() {
+                // That thread ends only when this one does.
+                self.graces.send(grace).ok();
+            }
+            self.note_synced();
             self.publish_state();
         }
     }
@@ -294,6 +327,7 @@ impl<K: Kernel> Thread<K> {
                 let done = self.compare();
                 self.answer(reply, done);
             }
+            Request::Over(grace) => self.leave(grace),
             Request::State(reply) => {
                 let state = self.dataplane.state().map_err(|error| self.failed(error));
                 drop(reply.send(state));
@@ -302,7 +336,7 @@ impl<K: Kernel> Thread<K> {
     }
 
     fn note_pending(&self) {
-        let now = self.surroundings.clock.now();
+        let now = self.clock.now();
         self.publish
             .send_modify(|status| status.pending = status.pending.or(Some(now)));
     }
@@ -338,21 +372,42 @@ impl<K: Kernel> Thread<K> {
             }
         };
         match done {
-            Ok(()) => {
-                self.behind = Behind::default();
-                let now = self.surroundings.clock.now();
-                self.publish.send_modify(|status| {
-                    status.synced = Some(now);
-                    status.pending = None;
-                });
-            }
-            Err(error) => {
-                // What is wrong may be more than what was being written.
-                self.behind.all = true;
-                self.behind.failed = true;
-                tracing::error!(%error, "the table does not follow the Services; trying again");
-            }
+            Ok(()) => self.behind = Behind::default(),
+            Err(error) => self.fell_behind(&error),
         }
+    }
+
+    fn fell_behind(&mut self, error: &RequestError) {
+        // What is wrong may be more than what was being written.
+        self.behind.all = true;
+        self.behind.failed = true;
+        tracing::error!(%error, "the table does not follow the Services; trying again");
+    }
+
+    /// Takes away what packets no longer look for.
+    fn leave(&mut self, grace: Grace) {
+        // What has changed since waits for the next grace period.
+        if !self.behind.is_nothing() {
+            self.follow();
+        }
+        let Some(desired) = &self.desired else { return };
+        let done = self.dataplane.leave(desired, grace);
+        if let Err(error) = self.committed(done) {
+            self.fell_behind(&error);
+        }
+    }
+
+    /// The table holds what is desired and nothing else, if so.
+    fn note_synced(&mut self) {
+        let is_pending = self.publish.borrow().pending.is_some();
+        if !is_pending || !self.behind.is_nothing() || !self.dataplane.is_settled() {
+            return;
+        }
+        let now = self.clock.now();
+        self.publish.send_modify(|status| {
+            status.synced = Some(now);
+            status.pending = None;
+        });
     }
 
     fn follow_all(&mut self) -> Result<(), RequestError> {
@@ -391,7 +446,7 @@ impl<K: Kernel> Thread<K> {
         };
         let serving: ServingUdp = vips.filter_map(serving).collect();
         if !serving.is_empty() {
-            (self.surroundings.flows)(serving);
+            (self.flows)(serving);
         }
     }
 

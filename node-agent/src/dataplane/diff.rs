@@ -1,7 +1,9 @@
 //! What must change for the kernel to hold what is desired, key by key: the cost is that of what changed.
 //!
-//! A VIP is put into what it enters together with its new endpoints, and taken out of what it leaves in the commit after: a
-//! packet that meets sets of both sides of a commit always finds its way.
+//! A VIP that changes its class is put into the new one together with its new endpoints, and taken out of the old one in a
+//! later commit: a packet that meets sets of both sides of a commit always finds its way, to the endpoints that are desired.
+//! Everything else changes at once, so that no packet of later finds old endpoints or an old policy; the second look of the
+//! rules is for those under way.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,13 +15,44 @@ use super::layout::{class_of, most_endpoints};
 use super::place;
 use super::programmed::{Change, Element, Group, Held, HeldList, Programmed, Which};
 
-/// The changes of the next commit for these keys; empty when the kernel holds what is desired. After a commit with changes,
-/// ask again: what is left behind goes in a second one.
+/// The next commit for some keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// What changes; empty when the kernel holds all that is desired.
+    pub changes: Vec<Change>,
+    /// VIPs that still stand, after these changes, where they are to stand no more.
+    pub left_behind: Vec<Vip>,
+}
+
+/// The changes of the next commit for these keys; empty when the kernel holds what is desired, and nothing else. After a
+/// commit with changes, ask again: what is left behind goes in a second one.
 pub fn diff<'a>(desired: &Desired, programmed: &Programmed, keys: impl IntoIterator<Item = &'a Key>) -> Vec<Change> {
-    let mut changes = Vec::new();
+    difference(desired, programmed, keys, |_| true).changes
+}
+
+/// The next commit for these keys, in which only those VIPs are taken out of what they leave that `may_leave`.
+pub fn difference<'a>(
+    desired: &Desired,
+    programmed: &Programmed,
+    keys: impl IntoIterator<Item = &'a Key>,
+    may_leave: impl Fn(&Vip) -> bool,
+) -> Difference {
+    let mut difference = Difference::default();
+    let changes = &mut difference.changes;
     for key in keys {
         match *key {
-            Key::Vip(vip) => of_vip(vip, desired.frontends.get(&vip), programmed, &mut changes),
+            Key::Vip(vip) => {
+                let plan = of_vip(vip, desired.frontends.get(&vip), programmed);
+                changes.extend(plan.now);
+                if plan.after.is_empty() {
+                    continue;
+                }
+                if plan.enters || !may_leave(&vip) {
+                    difference.left_behind.push(vip);
+                } else {
+                    changes.extend(plan.after.into_iter().map(Change::Remove));
+                }
+            }
             Key::ClusterIp(address) => {
                 let (wanted, held) = (desired.cluster_ips.get(&address), programmed.cluster_ips.get(&address));
                 if wanted != held {
@@ -54,7 +87,7 @@ pub fn diff<'a>(desired: &Desired, programmed: &Programmed, keys: impl IntoItera
             )),
         }
     }
-    changes
+    difference
 }
 
 /// All keys of both sides.
@@ -77,13 +110,13 @@ fn member<T: Ord>(wanted: &BTreeSet<T>, held: &BTreeSet<T>, member: &T, element:
 struct Plan {
     /// Now, in this commit.
     now: Vec<Change>,
-    /// In the commit after anything was entered; now if nothing was.
+    /// In a later commit if the VIP enters what it is to be found in instead; now if not.
     after: Vec<Element>,
-    /// Whether the VIP enters a set that packets are sent by.
+    /// Whether it does.
     enters: bool,
 }
 
-fn of_vip(vip: Vip, wanted: Option<&Frontend>, programmed: &Programmed, changes: &mut Vec<Change>) {
+fn of_vip(vip: Vip, wanted: Option<&Frontend>, programmed: &Programmed) -> Plan {
     let nothing = Held::default();
     let held = programmed.vips.get(&vip).unwrap_or(&nothing);
     let mut plan = Plan::default();
@@ -105,20 +138,16 @@ fn of_vip(vip: Vip, wanted: Option<&Frontend>, programmed: &Programmed, changes:
                         .push(Change::Add(Element::Route(vip, route, Arc::clone(wanted))));
                 }
             }
-            _ => plan.after.push(element),
+            _ => plan.now.push(Change::Remove(element)),
         }
     }
     if let Some((route, name)) = route
         && !held.routes.contains_key(&route)
     {
         plan.now.push(Change::Add(Element::Route(vip, route, Arc::clone(name))));
-        plan.enters = true;
     }
     of_sources(vip, wanted, held, &mut plan);
-    changes.append(&mut plan.now);
-    if !plan.enters {
-        changes.extend(plan.after.into_iter().map(Change::Remove));
-    }
+    plan
 }
 
 fn of_list(vip: Vip, which: Which, list: Option<&List>, held: &HeldList, programmed: &Programmed, plan: &mut Plan) {
@@ -168,19 +197,34 @@ fn of_list(vip: Vip, which: Which, list: Option<&List>, held: &HeldList, program
         }
     };
     if list.is_none() || affinity.is_some() {
-        plan.after.extend(filled().map(slot));
+        plan.now.extend(filled().map(slot).map(Change::Remove));
     }
     if affinity.is_none() {
-        plan.after.extend(held.tickets.iter().map(|(n, e)| ticket(n, e)));
-        plan.after.extend(held.number.map(|n| Element::Number(vip, which, n)));
+        plan.now
+            .extend(held.tickets.iter().map(|(n, e)| ticket(n, e)).map(Change::Remove));
+        plan.now
+            .extend(held.number.map(|n| Element::Number(vip, which, n)).map(Change::Remove));
     }
-    let leaves = held.groups.iter().filter(|other| Some(**other) != group);
-    plan.after
-        .extend(leaves.map(|group| Element::Member(vip, which, *group)));
+    for other in held.groups.iter().filter(|other| Some(**other) != group) {
+        let element = Element::Member(vip, which, *other);
+        if group.is_some_and(|group| is_same_kind(group, *other)) {
+            plan.after.push(element);
+        } else {
+            plan.now.push(Change::Remove(element));
+        }
+    }
     if let Some(group) = group.filter(|group| !held.groups.contains(group)) {
         plan.now.push(Change::Add(Element::Member(vip, which, group)));
         plan.enters = true;
     }
+}
+
+/// Whether packets that find the VIP in either of two groups meet the same slots, or the same tickets.
+const fn is_same_kind(group: Group, other: Group) -> bool {
+    matches!(
+        (group, other),
+        (Group::Class(_), Group::Class(_)) | (Group::Sticky { .. }, Group::Sticky { .. })
+    )
 }
 
 /// The list whose tickets clients may hold: the VIP's own, or that of a sibling if it is new.
@@ -200,15 +244,16 @@ fn known_tickets<'a>(
 }
 
 fn of_sources(vip: Vip, wanted: Option<&Frontend>, held: &Held, plan: &mut Plan) {
-    let sources = wanted.and_then(|frontend| frontend.sources.as_deref());
-    if sources.is_none() && held.firewalled {
-        // First the VIP is open again, then its sources go: a packet must not find the one without the other.
-        plan.now.push(Change::Remove(Element::Firewalled(vip)));
-        return;
-    }
-    let none = BTreeSet::new();
-    let allowed = sources.unwrap_or(&none);
     let source = |network: &ipnet::IpNet| Element::Source(vip, *network);
+    let Some(allowed) = wanted.and_then(|frontend| frontend.sources.as_deref()) else {
+        if held.firewalled {
+            plan.now.push(Change::Remove(Element::Firewalled(vip)));
+            // First the VIP is open again, then its sources go: a packet must not find the one without the other.
+            plan.enters |= wanted.is_some();
+        }
+        plan.after.extend(held.sources.iter().map(source));
+        return;
+    };
     plan.now
         .extend(held.sources.difference(allowed).map(source).map(Change::Remove));
     plan.now
@@ -216,7 +261,7 @@ fn of_sources(vip: Vip, wanted: Option<&Frontend>, held: &Held, plan: &mut Plan)
     // The kernel swaps a set of ranges a moment after the other sets: a VIP in use is guarded in the commit after its sources
     // are in, or packets in between would be dropped. A new one is never open.
     let is_new = held.routes.is_empty();
-    if sources.is_some() && !held.firewalled && (is_new || held.sources == *allowed) {
+    if !held.firewalled && (is_new || held.sources == *allowed) {
         plan.now.push(Change::Add(Element::Firewalled(vip)));
     }
 }
@@ -411,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_loses_its_affinity_keeps_its_tickets_until_its_slots_are_found() {
+    fn a_service_that_loses_its_affinity_has_slots_instead_of_tickets_at_once() {
         let mut programmed = Programmed::default();
         let sticky = Sketch {
             timeout: Some(10),
@@ -421,10 +466,9 @@ mod tests {
         let wish = one(plain(0..3));
         programmed.apply(next(&wish, &programmed));
         let list = &programmed.vips[&vip(80)].all;
-        assert_eq!((list.slots.len(), list.tickets.len(), list.groups.len()), (3, 4, 2));
-        programmed.apply(next(&wish, &programmed));
-        let list = &programmed.vips[&vip(80)].all;
-        assert_eq!((list.tickets.len(), list.number, list.groups.len()), (0, None, 1));
+        assert_eq!((list.slots.len(), list.tickets.len(), list.number), (3, 0, None));
+        assert_eq!(list.groups, [Group::Class(3)]);
+        assert_eq!(next(&wish, &programmed), []);
     }
 
     #[test]

@@ -94,4 +94,7 @@ pub trait Kernel {
     /// # Errors
     /// See [`KernelError`].
     fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), KernelError>;
+
+    /// Returns when every packet that is on its way through the table now has left it.
+    fn wait_for_packets(&mut self);
 }

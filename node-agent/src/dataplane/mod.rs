@@ -8,6 +8,7 @@ pub mod expression;
 pub mod flows;
 pub mod kernel;
 pub mod layout;
+pub mod leaving;
 pub mod netlink;
 pub mod place;
 pub mod programmed;

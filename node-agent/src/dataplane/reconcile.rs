@@ -7,12 +7,13 @@ use nftfleet_domain::inventory::TableState;
 use nftfleet_domain::service::{Protocol, Vip};
 
 use super::desired::{Desired, Key, Pods};
-use super::diff::{all_keys, diff};
+use super::diff::{Difference, all_keys, diff, difference};
 use super::kernel::{Kernel, KernelError, Observed, Transaction};
 use super::layout::{Chain, Layout, LayoutSettings, Set, names};
+use super::leaving::{Grace, Leaving};
 use super::programmed::{Change, Element, Group, Programmed, Sticky, sticky_of};
 
-/// A change takes two commits; more than a few mean that the diff does not come to an end.
+/// A change takes up to three commits; more than a few mean that the diff does not come to an end.
 const MOST_COMMITS: usize = 4;
 
 /// How often the table is read until two readings agree.
@@ -61,6 +62,7 @@ pub struct Dataplane<K> {
     known: Known,
     spare_stickies: usize,
     changed_udp: BTreeSet<Vip>,
+    leaving: Leaving,
 }
 
 impl<K: Kernel> Dataplane<K> {
@@ -72,6 +74,7 @@ impl<K: Kernel> Dataplane<K> {
             known: Known::Nothing,
             spare_stickies: SPARE_STICKIES,
             changed_udp: BTreeSet::new(),
+            leaving: Leaving::default(),
         }
     }
 
@@ -182,8 +185,8 @@ impl<K: Kernel> Dataplane<K> {
         Err(KernelError::Restless)
     }
 
-    /// Makes the kernel hold what is desired. A table that is missing is made, dormant or active as `dormant` says; one that
-    /// is there keeps its state, and only the difference is written. Gives the number of commits.
+    /// Makes the kernel hold what is desired, and nothing else. A table that is missing is made, dormant or active as `dormant`
+    /// says; one that is there keeps its state, and only the difference is written. Gives the number of commits.
     ///
     /// # Errors
     /// The kernel refused; what it holds is then read anew at the next call.
@@ -192,11 +195,13 @@ impl<K: Kernel> Dataplane<K> {
             Known::Table(table) => all_keys(desired, &table.programmed),
             _ => desired.keys(),
         };
-        self.converge(desired, &keys, dormant)
+        let commits = self.converge(desired, &keys, dormant)?;
+        Ok(commits + self.settle(desired)?)
     }
 
     /// The same for a table that held what was desired until these keys changed. A table that is not known is loaded whole;
-    /// one that is missing is not made.
+    /// one that is missing is not made. Does not wait for packets: what they may still look for stays until
+    /// [`Dataplane::leave`].
     ///
     /// # Errors
     /// As [`Dataplane::load`].
@@ -212,10 +217,47 @@ impl<K: Kernel> Dataplane<K> {
         }
     }
 
+    /// Whether nothing stands in the table any more only because packets may look for it.
+    pub fn is_settled(&self) -> bool {
+        self.leaving.is_empty()
+    }
+
+    /// A grace period that is to be waited for, if one is needed and none is under way: see [`super::leaving`].
+    pub fn begin_grace(&mut self) -> Option<Grace> {
+        self.leaving.begin()
+    }
+
+    /// Takes away what packets looked for until this grace period, which is over. Gives the number of commits.
+    ///
+    /// # Errors
+    /// As [`Dataplane::load`].
+    pub fn leave(&mut self, desired: &Desired, grace: Grace) -> Result<usize, KernelError> {
+        let keys = self.leaving.end(grace);
+        match self.known {
+            Known::Table(_) => self.converge(desired, &keys, false),
+            // What is left behind is found when the table is read.
+            Known::Nothing | Known::Absent | Known::Other { .. } => Ok(0),
+        }
+    }
+
+    /// Waits for packets and takes away what they looked for, until nothing of it is left. Gives the number of commits.
+    ///
+    /// # Errors
+    /// As [`Dataplane::load`].
+    pub fn settle(&mut self, desired: &Desired) -> Result<usize, KernelError> {
+        let mut commits = 0;
+        while !self.leaving.is_empty() {
+            self.kernel.wait_for_packets();
+            let keys = self.leaving.end_all();
+            commits += self.converge(desired, &keys, false)?;
+        }
+        Ok(commits)
+    }
+
     fn converge(&mut self, desired: &Desired, keys: &BTreeSet<Key>, dormant: bool) -> Result<usize, KernelError> {
         let mut commits = 0;
         while commits < MOST_COMMITS {
-            let step = Step::next(self.settings, &self.known, desired, keys, dormant);
+            let step = Step::next(self.settings, &self.known, desired, keys, dormant, &mut self.leaving);
             let Some(step) = step else {
                 return Ok(commits + self.retire());
             };
@@ -336,6 +378,9 @@ impl<K: Kernel> Dataplane<K> {
     /// # Errors
     /// The kernel could not be read.
     pub fn compare(&mut self, desired: &Desired) -> Result<Vec<String>, KernelError> {
+        if matches!(self.known, Known::Table(_)) {
+            self.settle(desired)?;
+        }
         self.known = Known::Nothing;
         self.known(desired)?;
         Ok(match &self.known {
@@ -375,13 +420,14 @@ struct Step {
 }
 
 impl Step {
-    /// None if the kernel holds what is desired.
+    /// None if the kernel holds what is desired, but for what packets may still look for.
     fn next(
         settings: LayoutSettings,
         known: &Known,
         desired: &Desired,
         keys: &BTreeSet<Key>,
         dormant: bool,
+        leaving: &mut Leaving,
     ) -> Option<Self> {
         let nothing = Programmed::default();
         let (table, replace, dormant) = match known {
@@ -390,7 +436,12 @@ impl Step {
             Known::Nothing | Known::Absent => (None, false, dormant),
         };
         let programmed = table.map_or(&nothing, |table| &table.programmed);
-        let changes = diff(desired, programmed, keys);
+        // No packet is under way through a table that hooks nothing.
+        let may_leave = |vip: &Vip| dormant || !leaving.waits(vip);
+        let Difference { changes, left_behind } = difference(desired, programmed, keys, may_leave);
+        if !dormant {
+            leaving.note(left_behind);
+        }
         let held = table.map(|table| &table.layout.stickies);
         let needed = changes.iter().filter_map(needed_sticky);
         let new: BTreeSet<Sticky> = needed.filter(|s| held.is_none_or(|held| !held.contains(s))).collect();
@@ -473,7 +524,9 @@ mod tests {
 
     use super::*;
     use crate::dataplane::desired::{Affinity, Frontend, List};
+    use crate::dataplane::layout::class_of;
     use nftfleet_domain::service::Endpoint;
+    use proptest::prelude::*;
 
     /// A kernel made of a value.
     #[derive(Default)]
@@ -484,6 +537,8 @@ mod tests {
         stickies: BTreeSet<Sticky>,
         /// How many of the next readings leave something out.
         partial: usize,
+        /// How often packets were waited for.
+        waited: usize,
     }
 
     impl Kernel for Paper {
@@ -539,6 +594,10 @@ mod tests {
             table.dormant = transaction.dormant.unwrap_or(table.dormant);
             self.commits.push(transaction.changes.len());
             Ok(())
+        }
+
+        fn wait_for_packets(&mut self) {
+            self.waited += 1;
         }
     }
 
@@ -646,6 +705,88 @@ mod tests {
         assert_eq!(dataplane.take_changed_udp(), BTreeSet::new());
         dataplane.follow(&desired(2), &[Key::Vip(vip)].into()).unwrap();
         assert_eq!(dataplane.take_changed_udp(), [vip].into());
+    }
+
+    fn groups(dataplane: &Dataplane<Paper>) -> Vec<Group> {
+        let table = dataplane.kernel.table.as_ref().unwrap();
+        table.programmed.vips.values().next().unwrap().all.groups.clone()
+    }
+
+    #[test]
+    fn a_vip_stays_in_its_old_class_until_packets_have_gone_by() {
+        let mut dataplane = dataplane(Paper::default());
+        dataplane.load(&desired(3), false).unwrap();
+        let keys = desired(3).keys();
+        assert_eq!(dataplane.follow(&desired(5), &keys).unwrap(), 1);
+        let first = dataplane.begin_grace().unwrap();
+        assert_eq!(dataplane.follow(&desired(6), &keys).unwrap(), 1);
+        assert_eq!(groups(&dataplane), [3, 5, 6].map(Group::Class));
+        // What was changed again waits again.
+        assert_eq!(dataplane.leave(&desired(6), first).unwrap(), 0);
+        let second = dataplane.begin_grace().unwrap();
+        assert!(!dataplane.is_settled());
+        assert_eq!(dataplane.leave(&desired(6), second).unwrap(), 1);
+        assert_eq!(groups(&dataplane), [Group::Class(6)]);
+        assert!(dataplane.is_settled() && dataplane.begin_grace().is_none());
+        assert_eq!(dataplane.kernel.waited, 0);
+    }
+
+    #[test]
+    fn a_load_waits_for_packets_of_an_active_table_alone() {
+        for (dormant, waited) in [(true, 0), (false, 1)] {
+            let mut dataplane = dataplane(Paper::default());
+            dataplane.load(&desired(3), dormant).unwrap();
+            assert_eq!(dataplane.load(&desired(5), false).unwrap(), 2);
+            assert_eq!(groups(&dataplane), [Group::Class(5)]);
+            assert_eq!(dataplane.kernel.waited, waited);
+        }
+    }
+
+    #[test]
+    fn a_grace_period_of_a_table_that_is_gone_writes_nothing() {
+        let mut dataplane = dataplane(Paper::default());
+        dataplane.load(&desired(3), false).unwrap();
+        dataplane.follow(&desired(5), &desired(5).keys()).unwrap();
+        let grace = dataplane.begin_grace().unwrap();
+        dataplane.kernel.table = None;
+        dataplane.state().unwrap();
+        assert_eq!(dataplane.leave(&desired(5), grace).unwrap(), 0);
+        assert_eq!(dataplane.state().unwrap(), TableState::Absent);
+    }
+
+    proptest! {
+        #[test]
+        fn grace_periods_that_end_at_any_time_leave_what_is_desired(
+            history in proptest::collection::vec((1u8..14, any::<bool>(), any::<bool>()), 1..30)
+        ) {
+            let mut dataplane = dataplane(Paper::default());
+            dataplane.load(&desired(1), false).unwrap();
+            let keys = desired(1).keys();
+            let mut grace = None;
+            let mut last = 1;
+            for (endpoints, begins, ends) in history {
+                last = endpoints;
+                dataplane.follow(&desired(endpoints), &keys).unwrap();
+                let class = Group::Class(class_of(usize::from(endpoints)).unwrap());
+                prop_assert!(groups(&dataplane).contains(&class));
+                if begins {
+                    grace = dataplane.begin_grace().or(grace);
+                }
+                if ends && let Some(grace) = grace.take() {
+                    dataplane.leave(&desired(endpoints), grace).unwrap();
+                }
+            }
+            if let Some(grace) = grace {
+                dataplane.leave(&desired(last), grace).unwrap();
+            }
+            if let Some(grace) = dataplane.begin_grace() {
+                dataplane.leave(&desired(last), grace).unwrap();
+            }
+            let class = Group::Class(class_of(usize::from(last)).unwrap());
+            prop_assert_eq!(groups(&dataplane), [class]);
+            prop_assert_eq!(dataplane.kernel.waited, 0);
+            prop_assert_eq!(dataplane.compare(&desired(last)).unwrap(), Vec::<String>::new());
+        }
     }
 
     #[test]

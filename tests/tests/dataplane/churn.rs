@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nftfleet_agent::dataplane::diff::{all_keys, diff};
 use nftfleet_agent::dataplane::kernel::{Kernel as _, Transaction};
 use nftfleet_agent::dataplane::programmed::{Change, Element, Group, Programmed, Which};
-use nftfleet_agent::dataplane::{Desired, Layout, Netlink};
+use nftfleet_agent::dataplane::{Desired, Key, Layout, Netlink};
 use nftfleet_domain::service::{Family, Protocol, Vip};
 use nftfleet_tests::traffic::{Counts, NewConnections, UdpQueries};
 use rand::rngs::StdRng;
@@ -96,18 +96,27 @@ fn made(counts: &[Counts]) -> u64 {
     counts.iter().map(|counts| counts.made).sum()
 }
 
-/// Loads the wishes in turn, as fast as can be, while clients connect.
+/// After so many changes packets are waited for, as the agent does beside them: only then a VIP leaves its old class.
+const CHANGES_A_GRACE: usize = 10;
+
+/// Follows the wishes in turn, as fast as can be, while clients connect.
 fn no_connection_is_lost(world: &World, what: &str, wishes: &[Desired]) {
     let mut dataplane = world.dataplane();
     dataplane.load(&wishes[0], false).expect("the table follows");
     let clients = Clients::start(world);
     let started = Instant::now();
+    let keys = vips().into_iter().map(Key::Vip).collect();
     let mut commits = 0;
-    for wish in wishes.iter().cycle() {
+    for (wish, change) in wishes.iter().cycle().zip(1..) {
         if started.elapsed() > DURATION {
             break;
         }
-        commits += dataplane.load(wish, false).expect("the table follows");
+        commits += if change % CHANGES_A_GRACE == 0 {
+            dataplane.load(wish, false)
+        } else {
+            dataplane.follow(wish, &keys)
+        }
+        .expect("the table follows");
     }
     let counts = clients.stop();
     println!("{what}: {commits} commits, {} connections", made(&counts));
@@ -116,7 +125,8 @@ fn no_connection_is_lost(world: &World, what: &str, wishes: &[Desired]) {
         assert_eq!(counts.answered.len(), usize::from(SERVERS), "{:?}", counts.answered);
     }
     assert!(made(&counts) > 5_000, "{}", made(&counts));
-    assert!(commits > 1_000, "{commits}");
+    // A grace period takes longer than ten commits, and much longer on a busy machine.
+    assert!(commits > 200, "{commits}");
     dataplane.load(&wishes[0], false).expect("the table follows");
     assert_eq!(
         dataplane.compare(&wishes[0]).expect("the table is read"),

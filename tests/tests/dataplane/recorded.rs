@@ -62,6 +62,10 @@ impl Kernel for Recorded {
         self.kernel.state()
     }
 
+    fn wait_for_packets(&mut self) {
+        self.kernel.wait_for_packets();
+    }
+
     fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), KernelError> {
         self.kernel.commit(transaction)?;
         self.record.lock().push(Commit {

@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use nftfleet_agent::clock::Clock;
 use nftfleet_agent::dataplane::actor::Surroundings;
 use nftfleet_agent::dataplane::netlink::conntrack::Conntrack;
+use nftfleet_agent::dataplane::netlink::wait_for_packets;
 use nftfleet_agent::dataplane::{Actor, Dataplane, LayoutSettings, Listener, Netlink, Status, flows};
 use nftfleet_agent::kube::{Event, Index, IndexSettings, Kind, LocalTraffic, NodePortAddresses};
 use nftfleet_domain::ids::NodeName;
@@ -170,6 +171,7 @@ fn start_dataplane(world: &World, clock: &Arc<dyn Clock>, foreign_edits: &Arc<At
     let surroundings = Surroundings {
         clock: Arc::clone(clock),
         flows: Box::new(move |changed| cut.send(changed).expect("the thread that cuts off flows")),
+        wait_for_packets: Box::new(wait_for_packets),
     };
     // kube-proxy's default bit.
     let settings = LayoutSettings {

@@ -189,6 +189,7 @@ impl Walk<'_> {
         }
         let sets = [Route::ToAll, Route::ToLocal, Route::NoEndpoints].map(|route| names::route(family, route));
         self.not_member(&chain, self.vip(), sets.join(", "));
+        self.step(&chain, Finding::SecondLook);
         None
     }
 

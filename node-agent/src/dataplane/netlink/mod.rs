@@ -4,6 +4,7 @@ mod batch;
 pub mod conntrack;
 mod decode;
 mod element;
+mod grace;
 mod instruction;
 mod listen;
 mod message;
@@ -19,6 +20,7 @@ use nftfleet_domain::inventory::TableState;
 use nftfleet_domain::service::Family;
 use nix::errno::Errno;
 
+pub use grace::wait_for_packets;
 pub use listen::Listener;
 pub use snapshot::SnapshotError;
 pub use socket::SocketError;
@@ -172,6 +174,10 @@ impl Kernel for Netlink {
             self.socket.dump(&request, each)?;
             Ok(state)
         })
+    }
+
+    fn wait_for_packets(&mut self) {
+        wait_for_packets();
     }
 
     fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), KernelError> {

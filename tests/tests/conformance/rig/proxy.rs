@@ -71,12 +71,13 @@ impl Proxy {
         self.program(update)
     }
 
-    /// Programs a change, from wherever it was heard; gives the number of transactions.
+    /// Programs a change, from wherever it was heard, and waits for packets under way; gives the number of transactions.
     pub fn program(&mut self, update: Update) -> usize {
         let keys = self.desired.apply(update);
-        self.dataplane
-            .follow(&self.desired, &keys)
-            .unwrap_or_else(|error| panic!("{}: {error}", self.node.name))
+        let followed = self.dataplane.follow(&self.desired, &keys);
+        let settled = self.dataplane.settle(&self.desired);
+        let settled = followed.and_then(|commits| Ok(commits + settled?));
+        settled.unwrap_or_else(|error| panic!("{}: {error}", self.node.name))
     }
 
     /// Makes the table hold everything that is desired; gives the number of transactions.

@@ -119,7 +119,8 @@ fn cluster_ip(family: Family, settings: LayoutSettings, pods: Option<&PodMatch>)
     chain(names::of("cluster-ip", family), rules)
 }
 
-/// Load balancers' and external addresses, and node ports. A port that no Service has is none of ours.
+/// Load balancers' and external addresses, and node ports. A port that no Service has is none of ours, but only at the second
+/// look: a VIP changes from one of these sets to another in one commit.
 fn external(family: Family) -> Chain {
     let mut refused = is_family(family);
     refused.extend(is_in(family, &VIP, names::firewalled(family)));
@@ -135,14 +136,17 @@ fn external(family: Family) -> Chain {
         let mut expressions = is_family(family);
         expressions.extend(is_in(family, &VIP, names::route(family, route)));
         expressions.push(goto(target));
-        Rule::new(expressions)
+        expressions
     };
-    let rules = vec![
-        Rule::new(refused),
+    let routes = [
         route(Route::ToAll, names::of("to-all", family)),
         route(Route::ToLocal, names::of("to-local", family)),
         route(Route::NoEndpoints, REJECT.to_owned()),
     ];
+    let again = |expressions: &Vec<Expression>| Rule::with_comment(expressions.clone(), SECOND_LOOK);
+    let again: Vec<Rule> = routes.iter().map(again).collect();
+    let rules = [Rule::new(refused)].into_iter();
+    let rules = rules.chain(routes.map(Rule::new)).chain(again).collect();
     chain(names::of("external", family), rules)
 }
 
