@@ -317,14 +317,15 @@ impl<K: Kernel> Dataplane<K> {
         }
         let layout = Layout::new(self.settings, &table.pods, &kept);
         let objects = Objects::new(Some(&table.layout), &layout, &[]);
-        let named = |name: fn(_, _, _) -> String| -> Vec<String> {
-            let group = |s: &Sticky| {
-                let (timeout, class) = (s.timeout, s.class);
-                name(s.family, s.which, Group::Sticky { timeout, class })
-            };
-            spare.iter().map(group).collect()
+        let group = |s: &Sticky| {
+            let (timeout, class) = (s.timeout, s.class);
+            names::group(s.family, s.which, Group::Sticky { timeout, class })
         };
-        let (chains, sets) = (named(names::picking), named(names::group));
+        let sets: Vec<String> = spare.iter().map(group).collect();
+        // Who jumps goes before those that it jumps to.
+        let is_old = |chain: &&Chain| !layout.chains.iter().any(|kept| kept.name == chain.name);
+        let chains = table.layout.chains.iter().rev().filter(is_old);
+        let chains: Vec<String> = chains.map(|chain| chain.name.clone()).collect();
         let transaction = Transaction {
             rewrite: &objects.rewrite,
             old_chains: &chains.iter().map(String::as_str).collect::<Vec<_>>(),

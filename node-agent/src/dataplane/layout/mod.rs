@@ -113,7 +113,8 @@ impl Layout {
             sets.extend(sets::constant(family));
             for which in Which::BOTH {
                 let groups = groups(family, which, stickies);
-                chains.extend(groups.iter().map(|group| rules::picking(family, which, *group)));
+                chains.push(rules::first_slot(family, which));
+                chains.extend(groups.iter().flat_map(|group| rules::picking(family, which, *group)));
                 chains.push(rules::pick(family, which, &groups));
                 sets.extend(groups.into_iter().map(|group| sets::group(family, which, group)));
             }

@@ -127,6 +127,34 @@ pub fn picking(family: Family, which: Which, group: Group) -> String {
     }
 }
 
+/// The chain that draws once for a group's VIPs: a slot, or a ticket that is not remembered.
+pub fn draw(family: Family, which: Which, group: Group) -> String {
+    let digit = digit(family);
+    match (which, group) {
+        (Which::All, Group::Class(class)) => format!("draw{digit}-{class}"),
+        (Which::Local, Group::Class(class)) => format!("local-draw{digit}-{class}"),
+        (Which::All, Group::Sticky { timeout, class }) => format!("unremembered{digit}-{timeout}-{class}"),
+        (Which::Local, Group::Sticky { timeout, class }) => format!("local-unremembered{digit}-{timeout}-{class}"),
+    }
+}
+
+/// The chain that forgets a client's ticket and draws another.
+pub fn another_ticket(family: Family, which: Which, timeout: u32, class: u16) -> String {
+    let digit = digit(family);
+    match which {
+        Which::All => format!("another-ticket{digit}-{timeout}-{class}"),
+        Which::Local => format!("local-another-ticket{digit}-{timeout}-{class}"),
+    }
+}
+
+/// The chain that takes the first slot, for all classes of a list.
+pub fn first_slot(family: Family, which: Which) -> String {
+    match which {
+        Which::All => of("first-slot", family),
+        Which::Local => of("local-first-slot", family),
+    }
+}
+
 /// The chain that finds the group of a VIP.
 pub fn pick(family: Family, which: Which) -> String {
     match which {

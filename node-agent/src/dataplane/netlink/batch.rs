@@ -109,13 +109,18 @@ impl Batch {
         Ok(())
     }
 
-    /// Appends sets, then chains, then the chains' rules.
-    pub fn make(&mut self, sets: &[&Set], chains: &[&Chain]) -> Result<(), KernelError> {
+    /// Appends sets.
+    pub fn sets(&mut self, sets: &[&Set]) -> Result<(), KernelError> {
         for (id, set) in (1..).zip(sets) {
             self.step(format!("set {}", set.name), |bytes, sequence| {
                 object::new_set(bytes, sequence, set, id)
             })?;
         }
+        Ok(())
+    }
+
+    /// Appends chains, then their rules.
+    pub fn chains(&mut self, chains: &[&Chain]) -> Result<(), KernelError> {
         for chain in chains {
             let what = format!("chain {}", chain.name);
             self.step(what, |bytes, sequence| object::new_chain(bytes, sequence, chain))?;

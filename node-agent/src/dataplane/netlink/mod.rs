@@ -191,7 +191,8 @@ impl Kernel for Netlink {
                 object::new_table(bytes, sequence, dormant)
             })?;
         }
-        batch.make(transaction.sets, transaction.chains)?;
+        batch.sets(transaction.sets)?;
+        batch.chains(transaction.chains)?;
         for chain in transaction.rewrite {
             batch.empty(&chain.name);
             batch.rules(chain)?;
@@ -209,6 +210,7 @@ impl Kernel for Netlink {
                 object::delete_set(bytes, sequence, set)
             })?;
         }
+        // After the rules: for every chain with rules that look into a map the kernel looks once at each element that is in it.
         batch.changes(transaction.changes);
         if let Some(dormant) = transaction.dormant.filter(|_| !transaction.make) {
             // The kernel makes a table that is missing when it is told flags: an empty one, which would pass for ours. To put

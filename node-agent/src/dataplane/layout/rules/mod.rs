@@ -9,6 +9,7 @@ use nftfleet_domain::service::Family;
 
 pub(super) use dispatch::{dispatch, pick};
 pub(super) use hooks::{output, postrouting, prerouting};
+pub(super) use slots::first as first_slot;
 pub(super) use sticky::SEED;
 pub use sticky::TICKETS;
 
@@ -42,13 +43,12 @@ pub(super) fn reject_connection() -> Chain {
 /// The chain that refuses.
 const REJECT: &str = "reject-connection";
 
-/// The chain that picks an endpoint of a group's VIPs.
-pub(super) fn picking(family: Family, which: Which, group: Group) -> Chain {
-    let rules = match group {
-        Group::Class(class) => slots::rules(family, which, class),
-        Group::Sticky { timeout, class } => sticky::rules(family, which, timeout, class),
-    };
-    chain(names::picking(family, which, group), rules)
+/// The chain that picks an endpoint of a group's VIPs, last, and those that it jumps to.
+pub(super) fn picking(family: Family, which: Which, group: Group) -> Vec<Chain> {
+    match group {
+        Group::Class(class) => slots::chains(family, which, class),
+        Group::Sticky { timeout, class } => sticky::chains(family, which, timeout, class),
+    }
 }
 
 fn chain(name: String, rules: Vec<Rule>) -> Chain {

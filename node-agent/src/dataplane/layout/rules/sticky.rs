@@ -5,14 +5,15 @@
 
 use nftfleet_domain::service::Family;
 
-use super::{dnat, is_family, lookup, names, set_priority};
+use super::{chain, dnat, is_family, jump, lookup, names, set_priority};
 use crate::dataplane::expression::{
     Base, DynamicOperation, Expression, Field, MetaKey, Rule, load_fields, register_of_word,
 };
+use crate::dataplane::layout::Chain;
 use crate::dataplane::layout::class::{PLAIN_DRAWS, TICKET_DRAWS};
 use crate::dataplane::layout::sets::VIP;
 use crate::dataplane::place::LAST_RESORT;
-use crate::dataplane::programmed::Which;
+use crate::dataplane::programmed::{Group, Which};
 
 /// Where the tickets of all lists and of local lists begin: numbers that nobody else would use as a priority ("NF", "NG").
 /// Both together are `4e46:0000/15`, which is taken off at the end.
@@ -22,7 +23,9 @@ pub const TICKETS: [u32; 2] = [0x4e46_0000, 0x4e47_0000];
 pub const SEED: u32 = 0x6e66_7466;
 
 /// Finds the client's ticket or draws one, and sends it where the ticket says; if nobody holds it any more, draws anew.
-pub(super) fn rules(family: Family, which: Which, timeout: u32, class: u16) -> Vec<Rule> {
+///
+/// What is done again and again is a chain of its own, as in [`super::slots`].
+pub(super) fn chains(family: Family, which: Which, timeout: u32, class: u16) -> Vec<Chain> {
     let offset = match which {
         Which::All => TICKETS[0],
         Which::Local => TICKETS[1],
@@ -60,31 +63,35 @@ pub(super) fn rules(family: Family, which: Which, timeout: u32, class: u16) -> V
     send.extend(load_fields(family, &[VIP[0], VIP[1], VIP[2], Field::Priority]));
     send.extend(dnat(family, names::sticky(family)));
 
-    let mut rules = Vec::new();
-    for n in 0..TICKET_DRAWS {
-        rules.push(Rule::new(number.clone()));
-        if n > 0 {
-            rules.push(Rule::new(forget.clone()));
-        }
-        rules.extend([&update, &ticket, &send].map(|rule| Rule::new(rule.clone())));
-    }
     // The map of clients is full, or every ticket drawn was free: the connection is served without being remembered.
-    let priority = |expressions: Vec<Expression>| {
-        let set = Expression::SetMeta {
+    let set_priority_to_draw = vec![
+        draw(1, u32::from(class)),
+        Expression::SetMeta {
             key: MetaKey::Priority,
             register: 1,
-        };
-        Rule::new(expressions.into_iter().chain([set]).collect())
-    };
-    for _ in 0..PLAIN_DRAWS {
-        rules.extend([priority(vec![draw(1, u32::from(class))]), Rule::new(send.clone())]);
-    }
-    rules.extend([
-        Rule::new(set_priority(offset + u32::from(LAST_RESORT)).to_vec()),
-        Rule::new(send),
-        Rule::new(set_priority(0).to_vec()),
-    ]);
-    rules
+        },
+    ];
+    let rules = |of: &[&Vec<Expression>]| of.iter().map(|rule| Rule::new((*rule).clone())).collect::<Vec<_>>();
+    let group = Group::Sticky { timeout, class };
+    let another = chain(
+        names::another_ticket(family, which, timeout, class),
+        rules(&[&number, &forget, &update, &ticket, &send]),
+    );
+    let unremembered = chain(
+        names::draw(family, which, group),
+        rules(&[&set_priority_to_draw, &send]),
+    );
+    let again = |chain: &Chain, times| vec![Rule::new(vec![jump(chain.name.clone())]); times];
+    let mut picking = rules(&[&number, &update, &ticket, &send]);
+    picking.extend(again(&another, TICKET_DRAWS - 1));
+    picking.extend(again(&unremembered, PLAIN_DRAWS));
+    picking.extend(rules(&[
+        &set_priority(offset + u32::from(LAST_RESORT)).to_vec(),
+        &send,
+        &set_priority(0).to_vec(),
+    ]));
+    let picking = chain(names::picking(family, which, group), picking);
+    vec![another, unremembered, picking]
 }
 
 /// Sets the packet's priority to what a map holds for the fields that are loaded.
