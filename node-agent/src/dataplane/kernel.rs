@@ -89,11 +89,11 @@ pub trait Kernel {
     /// See [`KernelError`].
     fn state(&mut self) -> Result<TableState, KernelError>;
 
-    /// All of the transaction or nothing.
+    /// All of the transaction or nothing. Gives how many bytes the kernel was told.
     ///
     /// # Errors
     /// See [`KernelError`].
-    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), KernelError>;
+    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<usize, KernelError>;
 
     /// Returns when every packet that is on its way through the table now has left it.
     fn wait_for_packets(&mut self);

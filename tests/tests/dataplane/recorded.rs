@@ -66,13 +66,13 @@ impl Kernel for Recorded {
         self.kernel.wait_for_packets();
     }
 
-    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), KernelError> {
-        self.kernel.commit(transaction)?;
+    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<usize, KernelError> {
+        let bytes = self.kernel.commit(transaction)?;
         self.record.lock().push(Commit {
             replaced: transaction.replace,
             made: transaction.make,
             elements: transaction.changes.len(),
         });
-        Ok(())
+        Ok(bytes)
     }
 }

@@ -28,7 +28,12 @@ fn a_slot_that_a_stranger_filled_is_refused_and_then_mended() {
     let error = dataplane.load(&wish, false).unwrap_err();
     // Kernels of 2025 and later say EEXIST, earlier ones EBUSY.
     assert!(matches!(refusal(&error), Some(Errno::EBUSY | Errno::EEXIST)), "{error}");
-    assert!(error.to_string().contains("endpoints4"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("elements of endpoints4: 10.96.20.1 tcp 80, slot 2:"),
+        "{error}"
+    );
     // All or nothing: the other VIPs' new endpoints are not there either.
     assert_eq!(world.nft(&["list", "table", "inet", "nftfleet"]), before);
     for vip in four_vips() {
@@ -49,6 +54,12 @@ fn a_removal_of_what_a_stranger_removed_is_refused_and_then_mended() {
     let wish = world.four_services(&[0]);
     let error = dataplane.load(&wish, false).unwrap_err();
     assert_eq!(refusal(&error), Some(Errno::ENOENT), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("elements of endpoints6: fd00:10:96::2001 udp 80, slot 1:"),
+        "{error}"
+    );
     assert_eq!(world.nft(&["list", "table", "inet", "nftfleet"]), before);
     dataplane.load(&wish, false).unwrap();
     assert_eq!(dataplane.compare(&wish).unwrap(), Vec::<String>::new());

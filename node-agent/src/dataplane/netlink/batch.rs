@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::element::{self, SetId};
 use super::message::{
-    INET, LARGEST_LIST, SUBSYSTEM, begin_message, begin_nested, end_attribute, end_message, flag, kind, text_attribute,
+    INET, LARGEST_LIST, SUBSYSTEM, attributes, begin_message, begin_nested, end_attribute, end_message, flag, kind,
+    text_attribute,
 };
 use super::object;
 use crate::dataplane::kernel::KernelError;
@@ -18,8 +19,23 @@ pub struct Batch {
     sequence: u32,
     /// The place of the last message in `bytes`, if there is one yet.
     last: Option<usize>,
-    /// What the message of each sequence number is about.
-    steps: Vec<(u32, String)>,
+    steps: Vec<Step>,
+}
+
+/// A message of a batch.
+struct Step {
+    sequence: u32,
+    /// Where it begins.
+    start: usize,
+    about: About,
+}
+
+/// What a message is about.
+enum About {
+    /// This, in words.
+    Words(String),
+    /// Elements of this set.
+    Elements(SetId),
 }
 
 /// A batch that is ready to be sent.
@@ -32,14 +48,24 @@ pub struct EndedBatch {
     pub last: u32,
     /// That of the closing message.
     pub sequence: u32,
-    steps: Vec<(u32, String)>,
+    steps: Vec<Step>,
 }
 
 impl EndedBatch {
-    /// What the message of this sequence number is about.
-    pub fn named(&self, sequence: u32) -> String {
-        let step = self.steps.iter().find(|(s, _)| *s == sequence);
-        step.map_or_else(|| "the batch as a whole".to_owned(), |(_, what)| what.clone())
+    /// What the message of this sequence number is about; of an element list, which element the attribute at `offset` is.
+    pub fn named(&self, sequence: u32, offset: Option<usize>) -> String {
+        let Some(step) = self.steps.iter().find(|step| step.sequence == sequence) else {
+            return "the batch as a whole".to_owned();
+        };
+        match &step.about {
+            About::Words(words) => words.clone(),
+            About::Elements(set) => {
+                let at = offset.and_then(|offset| self.bytes.get(step.start + offset..));
+                let named = at.and_then(|bytes| element::describe(*set, attributes(bytes).next()?.1));
+                let named = named.map(|element| format!(": {element}")).unwrap_or_default();
+                format!("elements of {}{named}", set.name())
+            }
+        }
     }
 }
 
@@ -58,11 +84,12 @@ impl Batch {
         }
     }
 
-    fn next(&mut self, what: impl Into<String>) -> u32 {
-        self.sequence = self.sequence.wrapping_add(1);
-        self.last = Some(self.bytes.len());
-        self.steps.push((self.sequence, what.into()));
-        self.sequence
+    fn next(&mut self, about: About) -> u32 {
+        let (sequence, start) = (self.sequence.wrapping_add(1), self.bytes.len());
+        self.sequence = sequence;
+        self.last = Some(start);
+        self.steps.push(Step { sequence, start, about });
+        sequence
     }
 
     /// Appends one object's message.
@@ -71,7 +98,7 @@ impl Batch {
         what: impl Into<String>,
         write: impl FnOnce(&mut Vec<u8>, u32) -> Result<(), KernelError>,
     ) -> Result<(), KernelError> {
-        let sequence = self.next(what);
+        let sequence = self.next(About::Words(what.into()));
         let start = self.bytes.len();
         write(&mut self.bytes, sequence)?;
         // libnftnl numbers the message without the subsystem.
@@ -84,7 +111,7 @@ impl Batch {
 
     /// Appends "take away all rules of this chain".
     pub fn empty(&mut self, chain: &str) {
-        let sequence = self.next(format!("the old rules of chain {chain}"));
+        let sequence = self.next(About::Words(format!("the old rules of chain {chain}")));
         let start = begin_message(
             &mut self.bytes,
             SUBSYSTEM << 8 | kind::DELETE_RULE,
@@ -143,16 +170,16 @@ impl Batch {
             group.entry(SetId::of(element)).or_default().push(element);
         }
         for (set, elements) in removed {
-            self.elements(kind::DELETE_ELEMENTS, 0, &set.name(), &elements);
+            self.elements(kind::DELETE_ELEMENTS, 0, set, &elements);
         }
         for (set, elements) in added {
-            self.elements(kind::NEW_ELEMENTS, flag::CREATE, &set.name(), &elements);
+            self.elements(kind::NEW_ELEMENTS, flag::CREATE, set, &elements);
         }
     }
 
     /// Appends "add no elements to this set": the kernel refuses it, and the batch with it, if there is no such set.
     pub fn require(&mut self, set: &str) {
-        let sequence = self.next(format!("looking for set {set}"));
+        let sequence = self.next(About::Words(format!("looking for set {set}")));
         let start = begin_message(
             &mut self.bytes,
             SUBSYSTEM << 8 | kind::NEW_ELEMENTS,
@@ -169,13 +196,14 @@ impl Batch {
     }
 
     /// Appends the elements in as many messages as they need.
-    fn elements(&mut self, message: u16, flags: u16, set: &str, elements: &[&Element]) {
+    fn elements(&mut self, message: u16, flags: u16, set: SetId, elements: &[&Element]) {
         let mut rest = elements;
+        let name = set.name();
         while !rest.is_empty() {
-            let sequence = self.next(format!("elements of {set}"));
+            let sequence = self.next(About::Elements(set));
             let start = begin_message(&mut self.bytes, SUBSYSTEM << 8 | message, flags, sequence, INET, 0);
             text_attribute(&mut self.bytes, 1, TABLE);
-            text_attribute(&mut self.bytes, 2, set);
+            text_attribute(&mut self.bytes, 2, &name);
             let list = begin_nested(&mut self.bytes, 3);
             while let Some((element, after)) = rest.split_first() {
                 if self.bytes.len() - list > LARGEST_LIST {

@@ -326,6 +326,35 @@ fn network_of(first: IpAddr, after: Option<IpAddr>) -> Option<IpNet> {
         .find(|network| network.network() == first && self::after(network.broadcast()) == after)
 }
 
+/// An element of a list in words, by its key; none if the bytes are not of this kind.
+pub fn describe(set: SetId, element: &[u8]) -> Option<String> {
+    let value = |kind| find(element, kind).and_then(|data| find(data, 1));
+    let family = set.family();
+    let mut key = Reader {
+        family,
+        bytes: value(kind::KEY)?,
+    };
+    Some(match set {
+        SetId::Slots(_) => {
+            let (vip, n) = (key.vip()?, u32::from_ne_bytes(key.take()?));
+            format!("{vip}, slot {n}")
+        }
+        SetId::Tickets(_) => {
+            let (vip, n) = (key.vip()?, u32::from_ne_bytes(key.take()?));
+            format!("{vip}, ticket {n:#x}")
+        }
+        SetId::Sources(_) => format!("{} from {}", key.vip()?, key.address()?),
+        SetId::ClusterIps(_) | SetId::ExternalIps(_) | SetId::NodePortIps(_) | SetId::ServiceCidrs(_) => {
+            key.address()?.to_string()
+        }
+        SetId::Hairpins(_) => {
+            key.address()?;
+            key.vip()?.to_string()
+        }
+        SetId::Numbers(..) | SetId::Route(..) | SetId::Firewalled(_) | SetId::Group(..) => key.vip()?.to_string(),
+    })
+}
+
 /// Reads an element back; none if the bytes are not of this kind, which means that somebody else wrote them.
 fn read(set: SetId, key: &[u8], last: &[u8], data: &[u8], comment: Option<&str>) -> Option<Element> {
     let family = set.family();

@@ -36,6 +36,10 @@ pub mod flag {
     /// The dump met a change on its way: what was read is of no one moment.
     pub const DUMP_INTERRUPTED: u16 = 0x10;
     pub const DUMP: u16 = 0x300;
+    /// Of an error message: it does not repeat the request, only its header.
+    pub const CAPPED: u16 = 0x100;
+    /// Of an error message: it ends with attributes of its own.
+    pub const ERROR_ATTRIBUTES: u16 = 0x200;
     pub const CREATE: u16 = 0x400;
     pub const APPEND: u16 = 0x800;
 }
@@ -171,6 +175,19 @@ impl<'a> Received<'a> {
                     .map(|bytes| -i32::from_ne_bytes(*bytes))
             })
             .flatten()
+    }
+
+    /// At which attribute of the request the kernel stopped, as an offset from the request's first byte, if an error message
+    /// says so (`NLMSGERR_ATTR_OFFS`).
+    pub fn error_offset(&self) -> Option<usize> {
+        let says = self.kind == kind::ERROR && self.flags & flag::ERROR_ATTRIBUTES != 0;
+        let request = self.payload().get(4..).filter(|_| says)?;
+        let length = match self.flags & flag::CAPPED {
+            0 => u32::from_ne_bytes(*request.first_chunk::<4>()?) as usize,
+            _ => 16,
+        };
+        let offset = find(request.get(length.next_multiple_of(4)..)?, 2)?;
+        Some(u32::from_ne_bytes(*offset.first_chunk::<4>()?) as usize)
     }
 }
 

@@ -12,6 +12,7 @@ mod object;
 mod observe;
 mod snapshot;
 mod socket;
+mod sys;
 mod userdata;
 
 use std::collections::BTreeSet;
@@ -180,7 +181,7 @@ impl Kernel for Netlink {
         wait_for_packets();
     }
 
-    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), KernelError> {
+    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<usize, KernelError> {
         let mut batch = Batch::begin(self.sequence.wrapping_add(1));
         if transaction.replace {
             batch.step("the old table", object::delete_table)?;
@@ -222,19 +223,19 @@ impl Kernel for Netlink {
                 object::new_table(bytes, sequence, dormant)
             })?;
         }
-        let Some(batch) = batch.end() else { return Ok(()) };
+        let Some(batch) = batch.end() else { return Ok(0) };
         self.sequence = batch.sequence;
-        self.socket
-            .commit(&batch.bytes, batch.first, batch.last)
-            .map_err(|error| {
-                let at = match &error {
-                    SocketError::Refused { sequence, .. } => batch.named(*sequence),
-                    _ => "sending".to_owned(),
-                };
-                KernelError::Refused {
-                    at,
-                    source: error.into(),
-                }
-            })
+        let done = self.socket.commit(&batch.bytes, batch.first, batch.last);
+        done.map_err(|error| {
+            let at = match &error {
+                SocketError::Refused { sequence, offset, .. } => batch.named(*sequence, *offset),
+                _ => "sending".to_owned(),
+            };
+            KernelError::Refused {
+                at,
+                source: error.into(),
+            }
+        })?;
+        Ok(batch.bytes.len())
     }
 }

@@ -1,4 +1,4 @@
-//! Tables, chains, sets and rules through libnftnl: with one system call in `grace`, the only `unsafe` code of the agent.
+//! Tables, chains, sets and rules through libnftnl: with `sys`, the only `unsafe` code of the agent.
 //!
 //! Each object of libnftnl is owned by a Rust value that frees it. Messages are built into a scratch buffer, which every one
 //! of them fits by far: the largest holds one rule of a dozen expressions.

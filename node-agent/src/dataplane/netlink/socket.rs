@@ -1,7 +1,7 @@
 //! The netlink socket: sends a batch and reads every answer; sends a request and reads the whole dump or fails.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -11,6 +11,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use super::message::{Received, flag, kind, received};
+use super::sys::ask_for_extended_errors;
 
 /// Room for answers: every failing message of a batch sends one, and an overrun would lose them.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -37,6 +38,8 @@ pub enum SocketError {
     Refused {
         /// The sequence number of the request's message.
         sequence: u32,
+        /// The place in that message at which the kernel stopped, if it says so.
+        offset: Option<usize>,
         /// Why.
         source: io::Error,
     },
@@ -53,9 +56,10 @@ impl SocketError {
         }
     }
 
-    fn refused(sequence: u32, number: i32) -> Self {
+    fn refused(message: &Received<'_>, number: i32) -> Self {
         Self::Refused {
-            sequence,
+            sequence: message.sequence,
+            offset: message.error_offset(),
             source: io::Error::from_raw_os_error(number),
         }
     }
@@ -107,6 +111,10 @@ impl Socket {
         )
         .map_err(SocketError::io("open"))?;
         setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).map_err(SocketError::io("set the receive buffer"))?;
+        ask_for_extended_errors(fd.as_fd()).map_err(|source| SocketError::Io {
+            what: "ask for extended errors",
+            source,
+        })?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(SocketError::io("bind"))?;
         Ok(Self {
             fd,
@@ -182,15 +190,12 @@ impl Socket {
                 return Ok(false);
             };
             if number != 0 && refusal.is_none() {
-                refusal = Some((message.sequence, number));
+                refusal = Some(SocketError::refused(&message, number));
             }
             // A batch that is refused as a whole is answered at its first message, and no other answer follows.
             Ok(message.sequence == last || (message.sequence == first && number != 0))
         })?;
-        match refusal {
-            None => Ok(()),
-            Some((sequence, number)) => Err(SocketError::refused(sequence, number)),
-        }
+        refusal.map_or(Ok(()), Err)
     }
 
     /// Sends a dump request and hands every message of the answer to `each`.
@@ -211,7 +216,7 @@ impl Socket {
                 return if number == 0 {
                     Ok(true)
                 } else {
-                    Err(SocketError::refused(message.sequence, number))
+                    Err(SocketError::refused(&message, number))
                 };
             }
             if message.kind == kind::DONE {
@@ -223,7 +228,7 @@ impl Socket {
                 return if number == 0 {
                     Ok(true)
                 } else {
-                    Err(SocketError::refused(message.sequence, number))
+                    Err(SocketError::refused(&message, number))
                 };
             }
             each(message);

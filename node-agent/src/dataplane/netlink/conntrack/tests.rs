@@ -144,6 +144,7 @@ fn an_interrupted_listing_is_tried_again_but_not_for_ever() {
                 _ if tries == last => Ok(tries),
                 1 => Err(SocketError::Refused {
                     sequence: 1,
+                    offset: None,
                     source: Errno::EINTR.into(),
                 }),
                 _ => Err(SocketError::Interrupted),
@@ -155,6 +156,7 @@ fn an_interrupted_listing_is_tried_again_but_not_for_ever() {
     let refused = retried(|| -> Result<(), _> {
         Err(SocketError::Refused {
             sequence: 1,
+            offset: None,
             source: Errno::EPERM.into(),
         })
     });
