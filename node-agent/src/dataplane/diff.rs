@@ -174,13 +174,19 @@ fn of_list(vip: Vip, which: Which, list: Option<&List>, held: &HeldList, program
         }
         (Some(endpoints), Some(affinity)) => {
             let known = known_tickets(held, affinity, which, programmed);
-            let drawn = known.groups.iter().filter_map(|group| match group {
-                Group::Sticky { class, .. } => Some(*class),
-                Group::Class(_) => None,
-            });
+            // The group that the VIP has entered for this timeout comes before one that it is about to leave.
+            let (ours, others): (Vec<_>, Vec<_>) = known
+                .groups
+                .iter()
+                .filter_map(|group| match group {
+                    Group::Sticky { timeout, class } => Some((*timeout, *class)),
+                    Group::Class(_) => None,
+                })
+                .partition(|(timeout, _)| *timeout == affinity.timeout);
+            let drawn: Vec<u16> = ours.into_iter().chain(others).map(|(_, class)| class).collect();
             let burnt = programmed.burnt.get(&(Family::of(vip.address), affinity.number));
             let burnt = burnt.map(Vec::as_slice).unwrap_or_default();
-            let (placed, class) = place::tickets(endpoints, &known.tickets, burnt, &drawn.collect::<Vec<_>>());
+            let (placed, class) = place::tickets(endpoints, &known.tickets, burnt, &drawn);
             for (n, endpoint) in held.tickets.iter().filter(|(n, e)| placed.get(n) != Some(e)) {
                 plan.now.push(Change::Remove(ticket(n, endpoint)));
             }
