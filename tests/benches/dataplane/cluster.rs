@@ -126,9 +126,9 @@ impl Cluster {
     pub fn change(&mut self, change: Change, round: u32) -> Vec<Delta> {
         let count = u32::try_from(self.services.len()).expect("far fewer Services");
         // Far apart, so that no two rounds of a measurement meet the same Service.
-        let nth = |n: u32| (round.wrapping_mul(7919).wrapping_add(n.wrapping_mul(61))) % count;
+        let far = round.wrapping_mul(7919) % count;
         match change {
-            Change::OneEndpoint => vec![self.replaced(nth(0))],
+            Change::OneEndpoint => vec![self.replaced(far)],
             Change::HundredEndpoints => {
                 let numbers = (0..100.min(count)).map(|n| (round + n * (count / 100.min(count))) % count);
                 numbers.map(|number| self.replaced(number)).collect()
@@ -150,10 +150,9 @@ impl Cluster {
                 }]
             }
             Change::ServiceRemoved => {
-                let number = nth(0);
                 vec![Delta {
-                    number,
-                    before: Some(self.services[&number].clone()),
+                    number: far,
+                    before: Some(self.services[&far].clone()),
                     after: None,
                 }]
             }

@@ -34,7 +34,8 @@ const fn stroke(shape: Shape) -> (&'static str, &'static str, f64) {
     match shape {
         Shape::KubeProxyChains => ("#7a1f0e", "2 4", 2.0),
         Shape::KubeProxyMaps => ("#c8501e", "7 4", 2.0),
-        Shape::Iptables => ("#2f5fc4", "10 3 2 3", 2.0),
+        Shape::IptablesNft => ("#7d3fb0", "1 3", 2.0),
+        Shape::IptablesLegacy => ("#2f5fc4", "10 3 2 3", 2.0),
         Shape::OursText => ("#3f9d72", "4 2", 2.0),
         Shape::Engine => ("#00613a", "none", 3.0),
     }

@@ -26,12 +26,14 @@ pub fn measure(plan: &Plan, results: &mut Results) {
     }
 }
 
-/// Repeats until there are as many measurements as planned, or the budget is spent.
+/// Repeats until there are as many measurements as planned, or they are slow and the budget is spent.
 fn repeat(plan: &Plan, runs: usize, mut once: impl FnMut(u32, &mut Sample)) -> Sample {
     let mut sample = Sample::default();
+    let started = Instant::now();
     for round in 0.. {
         once(round, &mut sample);
-        if sample.runs() >= runs || sample.total() > plan.budget.as_secs_f64() {
+        let is_slow = sample.median() > Some(plan.slow.as_secs_f64());
+        if sample.runs() >= runs || (is_slow && started.elapsed() > plan.budget) {
             break;
         }
     }

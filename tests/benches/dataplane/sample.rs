@@ -25,11 +25,6 @@ impl Sample {
         self.0.len()
     }
 
-    /// Their sum.
-    pub fn total(&self) -> f64 {
-        self.0.iter().sum()
-    }
-
     /// The value that `per_mille` of a thousand do not exceed; none if there are no values.
     pub fn quantile(&self, per_mille: usize) -> Option<f64> {
         let mut sorted = self.0.clone();

@@ -82,7 +82,7 @@ impl Subjects {
             Given::Nothing,
             Given::OneRule,
             Given::Services(Shape::KubeProxyMaps, traffic.kube_proxy_services),
-            Given::Services(Shape::Iptables, traffic.services),
+            Given::Services(Shape::IptablesLegacy, traffic.services),
             Given::Services(Shape::Engine, traffic.services),
         ];
         let lab = Lab::new(&LabSpec::dual_stack(given.len(), 1));
@@ -141,19 +141,15 @@ fn with_server(services: u32, numbers: &[u32], server: SocketAddr) -> Cluster {
 }
 
 fn program(netns: &Netns, shape: Shape, cluster: &Cluster) -> Option<Dataplane<Netlink>> {
-    match shape.writer() {
-        Some(mut writer) => {
-            let loader = writer.loader();
-            netns.pipe(loader[0], &loader[1..], &writer.whole(cluster));
-            None
-        }
-        None => {
-            let mut dataplane = Dataplane::new(netlink(netns), SETTINGS);
-            let loaded = dataplane.load(&desired(cluster), false);
-            loaded.expect("an empty namespace takes our table");
-            Some(dataplane)
-        }
+    if let Some(mut writer) = shape.writer() {
+        let loader = writer.loader();
+        netns.pipe(loader[0], &loader[1..], &writer.whole(cluster));
+        return None;
     }
+    let mut dataplane = Dataplane::new(netlink(netns), SETTINGS);
+    let loaded = dataplane.load(&desired(cluster), false);
+    loaded.expect("an empty namespace takes our table");
+    Some(dataplane)
 }
 
 /// The least that DNAT takes.

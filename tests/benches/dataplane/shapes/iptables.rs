@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use data_encoding::BASE32;
 use nftfleet_domain::service::Endpoint;
+use nftfleet_tests::kube_proxy::Backend;
 use nftfleet_tests::lab::CLUSTER_CIDR4;
 use sha2::{Digest as _, Sha256};
 
@@ -17,22 +18,30 @@ const JUMPS: &str = "-I OUTPUT -m comment --comment \"kubernetes service portals
      -I PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
      -I POSTROUTING -m comment --comment \"kubernetes postrouting rules\" -j KUBE-POSTROUTING\n";
 
-/// Writes the table `nat`.
-pub struct Iptables;
+/// Writes the table `nat` through this backend.
+pub struct Iptables(pub Backend);
 
 impl Writer for Iptables {
     fn loader(&self) -> &'static [&'static str] {
-        &["iptables-restore", "--noflush", "--wait", "60"]
+        match self.0 {
+            Backend::Nft => &["iptables-nft-restore", "--noflush"],
+            // One lock for all namespaces of the machine.
+            Backend::Legacy => &["iptables-legacy-restore", "--noflush", "--wait", "60"],
+        }
     }
 
     fn listing(&self) -> Option<&'static [&'static str]> {
-        Some(&["iptables-save", "-t", "nat"])
+        Some(match self.0 {
+            Backend::Nft => &["iptables-nft-save", "-t", "nat"],
+            Backend::Legacy => &["iptables-legacy-save", "-t", "nat"],
+        })
     }
 
     fn whole(&mut self, cluster: &Cluster) -> String {
-        let all = cluster.services.iter().map(|(number, endpoints)| (*number, endpoints));
         let mut nat = Nat::new(cluster);
-        all.for_each(|(number, endpoints)| nat.service(number, endpoints));
+        for (number, endpoints) in &cluster.services {
+            nat.service(*number, endpoints);
+        }
         nat.finish(JUMPS)
     }
 

@@ -5,6 +5,8 @@ pub mod iptables;
 pub mod kube_proxy;
 pub mod ours;
 
+use nftfleet_tests::kube_proxy::Backend;
+
 use crate::cluster::{Cluster, Delta};
 
 /// A way to have Services in the kernel.
@@ -14,8 +16,10 @@ pub enum Shape {
     KubeProxyChains,
     /// kube-proxy's nftables mode of 1.36: an anonymous map per Service port.
     KubeProxyMaps,
-    /// kube-proxy's iptables mode.
-    Iptables,
+    /// kube-proxy's iptables mode with `iptables-nft`.
+    IptablesNft,
+    /// kube-proxy's iptables mode with `iptables-legacy`, the faster of the two at this.
+    IptablesLegacy,
     /// Our table, as text through `nft`.
     OursText,
     /// Our table, through the agent's engine.
@@ -24,10 +28,11 @@ pub enum Shape {
 
 impl Shape {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::KubeProxyChains,
         Self::KubeProxyMaps,
-        Self::Iptables,
+        Self::IptablesNft,
+        Self::IptablesLegacy,
         Self::OursText,
         Self::Engine,
     ];
@@ -37,7 +42,8 @@ impl Shape {
         match self {
             Self::KubeProxyChains => "kube-proxy nftables, before 1.36",
             Self::KubeProxyMaps => "kube-proxy nftables, 1.36",
-            Self::Iptables => "kube-proxy iptables",
+            Self::IptablesNft => "kube-proxy iptables-nft",
+            Self::IptablesLegacy => "kube-proxy iptables-legacy",
             Self::OursText => "nftfleet's table through nft",
             Self::Engine => "nftfleet",
         }
@@ -48,7 +54,8 @@ impl Shape {
         match self {
             Self::KubeProxyChains => Some(Box::new(kube_proxy::KubeProxy { per_endpoint: true })),
             Self::KubeProxyMaps => Some(Box::new(kube_proxy::KubeProxy { per_endpoint: false })),
-            Self::Iptables => Some(Box::new(iptables::Iptables)),
+            Self::IptablesNft => Some(Box::new(iptables::Iptables(Backend::Nft))),
+            Self::IptablesLegacy => Some(Box::new(iptables::Iptables(Backend::Legacy))),
             Self::OursText => Some(Box::new(ours::Ours::default())),
             Self::Engine => None,
         }
