@@ -15,6 +15,9 @@ use crate::subjects::Subjects;
 /// A connection that takes longer has lost its SYN three times over.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// After how many rounds a person is told.
+const PROGRESS_EVERY: usize = 8;
+
 /// Connects through one subject to one Service.
 pub struct Latency {
     /// The subject's name.
@@ -45,7 +48,9 @@ pub fn measure(traffic: &Traffic, subjects: &Subjects) -> Vec<Latency> {
         scope.spawn(|| {
             pin();
             for round in 0..traffic.rounds {
-                eprintln!("first packets: round {} of {}", round + 1, traffic.rounds);
+                if round % PROGRESS_EVERY == 0 {
+                    eprintln!("first packets: round {} of {}", round + 1, traffic.rounds);
+                }
                 for (index, target, latency) in &mut all {
                     subjects.all[*index].client.enter();
                     // Once for the caches, which the subject before has left cold.

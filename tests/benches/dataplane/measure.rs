@@ -104,26 +104,28 @@ pub fn kernel_kib() -> f64 {
     text.lines().filter_map(of).sum()
 }
 
-/// How much the kernel's memory may move within [`STEADY_FOR`] and still pass for steady, in KiB.
-const STEADY_KIB: f64 = 512.0;
+/// How much the kernel's memory may move within [`STEADY_STEP`] and still pass for steady, in KiB.
+const STEADY_KIB: f64 = 256.0;
 
-/// How long it must be steady.
-const STEADY_FOR: Duration = Duration::from_millis(150);
+/// How long a step is.
+const STEADY_STEP: Duration = Duration::from_millis(80);
+
+/// How many steps it must be steady.
+const STEADY_STEPS: usize = 3;
 
 /// How long a machine that is never quiet is waited for.
-const STEADY_WITHIN: Duration = Duration::from_secs(3);
+const STEADY_WITHIN: Duration = Duration::from_secs(5);
 
 /// Waits until the kernel has cleared away what went before, and gives its memory then. It tears namespaces and tables down in
 /// the background, which would be counted to whatever is measured next.
 pub fn settled_kernel_kib() -> f64 {
     let started = Instant::now();
-    let mut last = kernel_kib();
-    loop {
-        sleep(STEADY_FOR);
+    let (mut last, mut steady) = (kernel_kib(), 0);
+    while steady < STEADY_STEPS && started.elapsed() < STEADY_WITHIN {
+        sleep(STEADY_STEP);
         let now = kernel_kib();
-        if (now - last).abs() < STEADY_KIB || started.elapsed() > STEADY_WITHIN {
-            return now;
-        }
+        steady = if (now - last).abs() < STEADY_KIB { steady + 1 } else { 0 };
         last = now;
     }
+    last
 }

@@ -17,6 +17,9 @@ pub struct Plan {
     pub budget: Duration,
     /// What takes longer is slow. Quick ones are repeated as often as said.
     pub slow: Duration,
+    /// A restart is measured with up to so many endpoints in all: the kernel gives out a map a few hundred elements at a time, and
+    /// walks from the map's beginning each time.
+    pub restart_endpoints: u32,
     /// First packets and established flows.
     pub traffic: Traffic,
 }
@@ -85,6 +88,7 @@ impl Plan {
             engine_runs: 200,
             budget: Duration::from_secs(5),
             slow: Duration::from_secs(2),
+            restart_endpoints: 300_000,
             traffic: Traffic {
                 services: 30_000,
                 kube_proxy_services: 5_000,
@@ -109,13 +113,14 @@ impl Plan {
             engine_runs: 200,
             budget: Duration::from_millis(1_500),
             slow: Duration::from_millis(100),
+            restart_endpoints: 300_000,
             traffic: Traffic {
                 services: 10_000,
                 kube_proxy_services: 2_000,
                 connections: 4_000,
                 rounds: 16,
-                stream: Duration::from_millis(500),
-                stream_rounds: 2,
+                stream: Duration::from_millis(400),
+                stream_rounds: 5,
             },
         }
     }
@@ -128,6 +133,7 @@ impl Plan {
             engine_runs: 5,
             budget: Duration::from_millis(100),
             slow: Duration::ZERO,
+            restart_endpoints: 300_000,
             traffic: Traffic {
                 services: 100,
                 kube_proxy_services: 50,

@@ -113,18 +113,19 @@ fn engine(plan: &Plan, size: Size, results: &mut Results) {
         held = Some((namespace, dataplane, meter));
     });
     let (netns, mut dataplane, _) = held.expect("at least one run");
-    let restart = repeat(plan, plan.runs, |_, sample| {
+    let restart = |_, sample: &mut Sample| {
         let kernel = netlink(&netns);
         let started = Instant::now();
         let mut again = Dataplane::new(kernel, SETTINGS);
         let commits = again.load(&wanted, false).expect("our own table is read");
         sample.push_time(started.elapsed());
         assert_eq!(commits, 0, "nothing had changed");
-    });
+    };
+    let restart = (size.services * size.endpoints <= plan.restart_endpoints).then(|| repeat(plan, plan.runs, restart));
     results.shares.insert(size, shares);
     let cells = results.cells.entry((size, Shape::Engine)).or_default();
     cells.insert(Column::FullLoad, full);
-    cells.insert(Column::Restart, restart);
+    cells.extend(restart.map(|restart| (Column::Restart, restart)));
     cells.insert(Column::KernelMemory, kernel_memory);
     for change in Change::ALL {
         let mut follow = |cluster: &mut Cluster, deltas: &[Delta]| -> Duration {

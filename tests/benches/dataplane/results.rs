@@ -58,6 +58,15 @@ impl Column {
         }
     }
 
+    /// Whether this shape has such a thing at all: kube-proxy lists before it writes and starts by writing, we read at a start.
+    pub const fn applies_to(self, shape: Shape) -> bool {
+        match self {
+            Self::Restart => matches!(shape, Shape::Engine),
+            Self::Listing => !matches!(shape, Shape::Engine | Shape::OursText),
+            _ => true,
+        }
+    }
+
     /// Whether it is in KiB and not in seconds.
     pub const fn is_memory(self) -> bool {
         matches!(self, Self::KernelMemory | Self::LoaderMemory)

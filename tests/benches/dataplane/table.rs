@@ -17,18 +17,18 @@ pub fn report(results: &Results) -> String {
     columns.chain(rest).collect::<Vec<_>>().join("\n")
 }
 
-/// One measurement: a row for each size, a column for each shape.
+/// One measurement: a row for each size, a column for each shape that has it.
 fn of_column(results: &Results, column: Column) -> String {
     let sizes: BTreeSet<Size> = results.cells.keys().map(|(size, _)| *size).collect();
+    let shapes = || Shape::ALL.into_iter().filter(|shape| column.applies_to(*shape));
     let mut table = vec![vec![column.name().to_owned()]];
-    table[0].extend(Shape::ALL.map(|shape| shape.name().to_owned()));
+    table[0].extend(shapes().map(|shape| shape.name().to_owned()));
     for size in sizes {
         let ours = results.cell(size, Shape::Engine, column).and_then(Sample::median);
         let mut row = vec![size.to_string()];
-        for shape in Shape::ALL {
+        for shape in shapes() {
             row.push(match results.cell(size, shape, column) {
                 Some(sample) => cell(column, shape, sample, ours),
-                None if results.cells.contains_key(&(size, shape)) => "-".to_owned(),
                 None => "not run".to_owned(),
             });
         }
