@@ -111,7 +111,7 @@ impl Plan {
             ]),
             runs: 3,
             engine_runs: 200,
-            budget: Duration::from_millis(1_500),
+            budget: Duration::from_millis(800),
             slow: Duration::from_millis(100),
             restart_endpoints: 300_000,
             traffic: Traffic {
