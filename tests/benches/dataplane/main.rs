@@ -1,6 +1,6 @@
 //! How fast the data plane is, beside kube-proxy's: a report, and no test. Needs root.
 //!
-//! The same Services are written in five shapes into fresh network namespaces: whole, and change by change. Then packets
+//! The same Services are written in six shapes into fresh network namespaces: whole, and change by change. Then packets
 //! are sent through nodes that stand side by side. Prints tables, and writes a plot and every single measurement.
 //! docs/PERFORMANCE.md says how each figure is got.
 
