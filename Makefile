@@ -37,6 +37,16 @@ soak: packages ## Random changes and clients that connect all the time, each ans
 spread: packages ## A million first packets to each of ten Services: none lost, every endpoint its share.
 	PACKETS=1000000 cargo test --package nftfleet-tests --test dataplane -- --nocapture million
 
+BENCH := cargo bench --package nftfleet-tests --bench dataplane --
+
+.PHONY: bench
+bench: packages ## The data plane beside kube-proxy's: times, memory, latency. Some 15 minutes; writes docs/performance.svg.
+	$(BENCH) --plot docs/performance.svg
+
+.PHONY: bench-quick
+bench-quick: packages ## The same on smaller clusters, in less than two minutes. Writes into target/bench/ alone.
+	$(BENCH) --quick
+
 .PHONY: coverage
 coverage: packages ## Which lines of the pure code the unit tests run.
 	scripts/coverage
