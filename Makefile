@@ -11,7 +11,7 @@ endif
 
 .PHONY: help
 help: ## This list.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
 
 .PHONY: demo
 demo: build ## Move three nodes under load, and see a fourth go back. KEEP=1 leaves it running.
@@ -36,6 +36,11 @@ soak: packages ## Random changes and clients that connect all the time, each ans
 .PHONY: spread
 spread: packages ## A million first packets to each of ten Services: none lost, every endpoint its share.
 	PACKETS=1000000 cargo test --package nftfleet-tests --test dataplane -- --nocapture million
+
+.PHONY: bench-end-to-end
+bench-end-to-end: packages ## The shipped agent against 30,000 Services: start, memory, idle, latency. QUICK=1 for 3,000.
+	cargo build --release --package nftfleet-agent
+	cargo bench --package nftfleet-tests --bench end_to_end
 
 .PHONY: coverage
 coverage: packages ## Which lines of the pure code the unit tests run.
