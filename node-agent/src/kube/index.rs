@@ -3,17 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use kube::core::DynamicObject;
 use nftfleet_domain::ids::NodeName;
 use nftfleet_domain::rollout::ProbeTarget;
 use nftfleet_domain::service::{Endpoint, ObjectName, Protocol, Vip};
 
-use super::known::{Event, Known};
+use super::known::{Event, Id, Known};
 use super::meaning::{HealthCheck, Meaning, Place, meaning};
-use super::object::{self, BadObject, Node, Service, ServiceCidr, Slice};
+use super::object::{self, BadObject, Node, Object, Service, ServiceCidr, Slice};
 use super::place::{LocalTraffic, NodePortAddresses, place, pods};
 use crate::dataplane::desired::{Frontend, Name, Pods, Update};
 
@@ -68,7 +68,7 @@ pub struct Conflict {
 }
 
 /// Who claims something, the oldest first.
-type Claims = BTreeSet<(Option<Timestamp>, ObjectName)>;
+type Claims = Vec<(Option<Timestamp>, Id)>;
 
 /// All objects that are known, and what they mean.
 #[derive(Debug)]
@@ -78,13 +78,13 @@ pub struct Index {
     slices: Known<Slice>,
     nodes: Known<Node>,
     /// This one, as it was last seen.
-    node: Option<Node>,
+    node: Option<Arc<Node>>,
     service_cidrs: Known<ServiceCidr>,
-    /// The names of each Service's slices.
-    slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    /// The names of each Service's slices, sorted.
+    slices_of: BTreeMap<Id, Vec<Id>>,
     kernel_addresses: BTreeSet<IpAddr>,
     place: Place,
-    meanings: BTreeMap<ObjectName, Meaning>,
+    meanings: BTreeMap<Id, Meaning>,
     claimed_vips: BTreeMap<Vip, Claims>,
     claimed_cluster_ips: BTreeMap<IpAddr, Claims>,
     external_ips: BTreeMap<IpAddr, usize>,
@@ -94,7 +94,7 @@ pub struct Index {
     health_checks: BTreeMap<ObjectName, HealthCheck>,
     too_long: BTreeMap<ObjectName, Vec<String>>,
     /// Services to look at again.
-    dirty: BTreeSet<ObjectName>,
+    dirty: BTreeSet<Id>,
     told: Told,
 }
 
@@ -164,26 +164,30 @@ impl Index {
                 bad
             }
             Kind::ServiceCidr => {
-                let read = |object: &DynamicObject| object::service_cidr(object).map(Some);
+                let read = |object: &Object| object::service_cidr(object).map(Some);
                 let (_, bad) = self.service_cidrs.take(event, read);
                 bad
             }
         }
     }
 
-    fn slice_changed(&mut self, name: ObjectName, before: Option<Slice>, after: Option<Slice>) {
+    fn slice_changed(&mut self, name: Id, before: Option<Arc<Slice>>, after: Option<Arc<Slice>>) {
         if let Some(before) = before {
             if let Some(slices) = self.slices_of.get_mut(&before.service) {
-                slices.remove(&name);
+                slices.retain(|slice| *slice != name);
                 if slices.is_empty() {
                     self.slices_of.remove(&before.service);
                 }
             }
-            self.dirty.insert(before.service);
+            self.dirty.insert(Arc::clone(&before.service));
         }
         if let Some(after) = after {
-            self.slices_of.entry(after.service.clone()).or_default().insert(name);
-            self.dirty.insert(after.service);
+            let slices = self.slices_of.entry(Arc::clone(&after.service)).or_default();
+            if let Err(at) = slices.binary_search(&name) {
+                slices.reserve_exact(1);
+                slices.insert(at, name);
+            }
+            self.dirty.insert(Arc::clone(&after.service));
         }
     }
 
@@ -209,7 +213,9 @@ impl Index {
         for name in std::mem::take(&mut self.dirty) {
             let after = self.services.all.get(&name).map(|service| {
                 let names = self.slices_of.get(&name).into_iter().flatten();
-                let slices: Vec<&Slice> = names.filter_map(|slice| self.slices.all.get(slice)).collect();
+                let slices: Vec<&Slice> = names
+                    .filter_map(|slice| self.slices.all.get(slice).map(|slice| &**slice))
+                    .collect();
                 meaning(&name, service, &slices, &self.place)
             });
             let created = self.services.all.get(&name).and_then(|service| service.created);
@@ -226,7 +232,7 @@ impl Index {
     }
 
     fn update_place(&mut self, update: &mut Update) {
-        let node = self.node.as_ref();
+        let node = self.node.as_deref();
         let place = place(node, &self.kernel_addresses, &self.settings.nodeport_addresses);
         let networks: Vec<IpNet> = self
             .service_cidrs
@@ -280,12 +286,12 @@ impl Index {
         self.meanings.get(holder)?.cluster_ips.get(address).cloned()
     }
 
-    fn disclaim(&mut self, name: &ObjectName) {
+    fn disclaim(&mut self, name: &Id) {
         let Some(meaning) = self.meanings.remove(name) else {
             return;
         };
-        self.health_checks.remove(name);
-        self.too_long.remove(name);
+        self.health_checks.remove(&**name);
+        self.too_long.remove(&**name);
         for vip in meaning.frontends.keys() {
             if release(&mut self.claimed_vips, vip, name) < 2 {
                 self.contested.remove(vip);
@@ -302,17 +308,15 @@ impl Index {
         }
     }
 
-    fn claim(&mut self, name: &ObjectName, created: Option<Timestamp>, meaning: Meaning) {
-        let claim = || (created, name.clone());
+    fn claim(&mut self, name: &Id, created: Option<Timestamp>, meaning: Meaning) {
+        let claim = || (created, Arc::clone(name));
         for vip in meaning.frontends.keys() {
-            let claims = self.claimed_vips.entry(*vip).or_default();
-            claims.insert(claim());
-            if claims.len() > 1 {
+            if insert(self.claimed_vips.entry(*vip).or_default(), claim()) > 1 {
                 self.contested.insert(*vip);
             }
         }
         for address in meaning.cluster_ips.keys() {
-            self.claimed_cluster_ips.entry(*address).or_default().insert(claim());
+            insert(self.claimed_cluster_ips.entry(*address).or_default(), claim());
         }
         for address in &meaning.external_ips {
             *self.external_ips.entry(*address).or_default() += 1;
@@ -321,12 +325,12 @@ impl Index {
             *self.hairpins.entry(*hairpin).or_default() += 1;
         }
         if let Some(check) = meaning.health_check {
-            self.health_checks.insert(name.clone(), check);
+            self.health_checks.insert(ObjectName::clone(name), check);
         }
         if !meaning.too_long.is_empty() {
-            self.too_long.insert(name.clone(), meaning.too_long.clone());
+            self.too_long.insert(ObjectName::clone(name), meaning.too_long.clone());
         }
-        self.meanings.insert(name.clone(), meaning);
+        self.meanings.insert(Arc::clone(name), meaning);
     }
 
     fn differences(&self, before: Before, update: &mut Update) {
@@ -360,7 +364,7 @@ impl Index {
     pub fn conflicts(&self) -> BTreeSet<Conflict> {
         let of_vip = |vip: &Vip| {
             let claims = self.claimed_vips.get(vip).into_iter().flatten();
-            let mut claimants = claims.map(|(_, name)| name.clone());
+            let mut claimants = claims.map(|(_, name)| ObjectName::clone(name));
             let (vip, holder) = (*vip, claimants.next());
             let conflict = move |loser| {
                 let holder = holder.clone()?;
@@ -414,8 +418,18 @@ fn changed_members<T: Copy + Ord>(before: &BTreeSet<T>, after: &BTreeSet<T>) -> 
     gone.chain(new).collect()
 }
 
+/// Puts a claim in its place, and says how many there are.
+fn insert(claims: &mut Claims, claim: (Option<Timestamp>, Id)) -> usize {
+    if let Err(at) = claims.binary_search(&claim) {
+        // Nearly all have a single one.
+        claims.reserve_exact(1);
+        claims.insert(at, claim);
+    }
+    claims.len()
+}
+
 /// Takes a claim back, and says how many are left.
-fn release<K: Copy + Ord>(claims: &mut BTreeMap<K, Claims>, key: &K, name: &ObjectName) -> usize {
+fn release<K: Copy + Ord>(claims: &mut BTreeMap<K, Claims>, key: &K, name: &Id) -> usize {
     let Some(claimants) = claims.get_mut(key) else {
         return 0;
     };

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use nftfleet_domain::service::{Endpoint, Family, ObjectName, Protocol, Vip};
 
 use super::choice::{Chosen, candidates, choose};
+use super::few::Few;
 use super::object::{Service, ServicePort, Slice};
 use crate::dataplane::desired::{Affinity, Frontend, List, Name, Route};
 use crate::dataplane::layout::most_endpoints;
@@ -35,11 +36,11 @@ pub struct HealthCheck {
 
 /// What a Service asks of the data plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Meaning {
+pub(super) struct Meaning {
     /// Its VIPs.
-    pub frontends: BTreeMap<Vip, Frontend>,
+    pub frontends: Few<Vip, Frontend>,
     /// Its virtual addresses, and the Service's name.
-    pub cluster_ips: BTreeMap<IpAddr, Name>,
+    pub cluster_ips: Few<IpAddr, Name>,
     /// Its load balancers' and external addresses.
     pub external_ips: BTreeSet<IpAddr>,
     /// Its endpoints on this node.
@@ -54,12 +55,13 @@ pub struct Meaning {
 const LONGEST_NAME: usize = 124;
 
 /// The Service's meaning.
-pub fn meaning(name: &ObjectName, service: &Service, slices: &[&Slice], place: &Place) -> Meaning {
+pub(super) fn meaning(name: &ObjectName, service: &Service, slices: &[&Slice], place: &Place) -> Meaning {
     let mut meaning = Meaning::default();
+    let mut frontends = BTreeMap::new();
     let mut ready_here = BTreeSet::new();
-    for address in &service.cluster_ips {
-        meaning.cluster_ips.insert(*address, cut(name.to_string()));
-    }
+    let named = cut(name.to_string());
+    let cluster_ips = service.cluster_ips.iter().map(|address| (*address, Arc::clone(&named)));
+    meaning.cluster_ips = cluster_ips.collect::<BTreeMap<_, _>>().into();
     // A Service is of the families of its ClusterIPs; node ports and addresses of others are none of its own.
     let is_of = |family| service.cluster_ips.iter().any(|address| Family::of(*address) == family);
     let external = service.external_ips.iter().chain(&service.load_balancer_ips);
@@ -93,9 +95,10 @@ pub fn meaning(name: &ObjectName, service: &Service, slices: &[&Slice], place: &
             };
             let chosen = choose(&found, place, port.protocol);
             port.note(&mut meaning, &chosen, |endpoint| found[endpoint].local);
-            port.add_to(&mut meaning, &chosen);
+            port.add_to(&mut frontends, &chosen);
         }
     }
+    meaning.frontends = frontends.into();
     meaning.health_check = service.health_check_port.map(|port| {
         // Of the first family: an endpoint has an address in each.
         let first = service.cluster_ips.first().map(|address| Family::of(*address));
@@ -155,7 +158,7 @@ impl Port<'_> {
         (!endpoints.is_empty()).then_some(List { endpoints, affinity })
     }
 
-    fn add_to(self, meaning: &mut Meaning, chosen: &Chosen) {
+    fn add_to(self, frontends: &mut BTreeMap<Vip, Frontend>, chosen: &Chosen) {
         let all = || self.list(Which::All, &chosen.all);
         let local = || self.list(Which::Local, &chosen.local);
         let frontend = |route, all, local| Frontend {
@@ -179,11 +182,11 @@ impl Port<'_> {
         };
         // A VIP that is there already is a repeated port of this Service: the first stays.
         for vip in self.internal {
-            meaning.frontends.entry(vip).or_insert_with(|| inside.clone());
+            frontends.entry(vip).or_insert_with(|| inside.clone());
         }
         for vip in self.external {
             let is_guarded = self.service.load_balancer_ips.contains(&vip.address);
-            meaning.frontends.entry(vip).or_insert_with(|| Frontend {
+            frontends.entry(vip).or_insert_with(|| Frontend {
                 sources: self.sources.clone().filter(|_| is_guarded),
                 ..outside.clone()
             });

@@ -3,6 +3,7 @@
 
 mod choice;
 mod conflicts;
+mod few;
 pub mod index;
 pub mod known;
 pub mod meaning;
@@ -14,5 +15,6 @@ pub mod watch;
 pub use index::{Conflict, Index, IndexSettings, Kind};
 pub use known::Event;
 pub use meaning::HealthCheck;
+pub use object::Object;
 pub use place::{LocalTraffic, NodePortAddresses};
 pub use watch::Services;

@@ -17,7 +17,6 @@ use super::conflicts;
 use super::index::{Index, Kind};
 use super::known::Event;
 use super::meaning::HealthCheck;
-use super::object;
 use super::objects::objects;
 use crate::dataplane::Update;
 use crate::pause::Pause;
@@ -209,7 +208,7 @@ fn tell_asked(asked: &mut Asked, index: &Index) -> bool {
 
 fn take(index: &mut Index, kind: Kind, event: Event, telemetry: &Telemetry) {
     let name = match &event {
-        Event::Listed(object) | Event::Applied(object) => Some(object::name_of(object)),
+        Event::Listed(object) | Event::Applied(object) => Some(object.name()),
         _ => None,
     };
     for bad in index.take(kind, event) {

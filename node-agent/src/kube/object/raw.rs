@@ -1,0 +1,160 @@
+//! An object as the API sent it.
+
+use std::borrow::Cow;
+use std::ops::Deref;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::ApiResource;
+use kube::core::DynamicResourceScope;
+use nftfleet_domain::service::ObjectName;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::BadObject;
+
+/// An object's text, of which nothing but the head is read yet. Real clusters list tens of thousands of them; a tree of
+/// values for each would take more time and memory than everything else that is done with it.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Name, namespace and version, by which the library watches; nothing else.
+    metadata: ObjectMeta,
+    labels: Labels,
+    created: Option<Timestamp>,
+    is_going: bool,
+    text: Box<RawValue>,
+}
+
+/// The labels that matter.
+#[derive(Clone, Debug, Default, Deserialize)]
+struct Labels {
+    #[serde(rename = "kubernetes.io/service-name")]
+    service: Option<String>,
+    #[serde(rename = "topology.kubernetes.io/zone")]
+    zone: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct Head {
+    #[serde(default)]
+    metadata: Metadata,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    resource_version: Option<String>,
+    creation_timestamp: Option<String>,
+    deletion_timestamp: Option<String>,
+    labels: Option<Labels>,
+}
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        // An object without a readable head has no name, and is left out when it is read.
+        let Head { metadata } = serde_json::from_str(text.get()).unwrap_or_default();
+        Ok(Self {
+            labels: metadata.labels.unwrap_or_default(),
+            created: metadata.creation_timestamp.and_then(|time| time.parse().ok()),
+            is_going: metadata.deletion_timestamp.is_some(),
+            metadata: ObjectMeta {
+                name: metadata.name,
+                namespace: metadata.namespace,
+                resource_version: metadata.resource_version,
+                ..ObjectMeta::default()
+            },
+            text,
+        })
+    }
+}
+
+impl Object {
+    /// Its namespace and name.
+    pub fn name(&self) -> ObjectName {
+        ObjectName {
+            namespace: self.metadata.namespace.clone().unwrap_or_default(),
+            name: self.metadata.name.clone().unwrap_or_default(),
+        }
+    }
+
+    /// The Service that a slice belongs to, by its label.
+    pub(super) fn service(&self) -> Option<&str> {
+        self.labels.service.as_deref()
+    }
+
+    /// The zone of a node, by its label.
+    pub(super) fn zone(&self) -> Option<&str> {
+        self.labels.zone.as_deref()
+    }
+
+    /// When it was made, if the API says so.
+    pub(super) const fn created(&self) -> Option<Timestamp> {
+        self.created
+    }
+
+    /// Whether it has been deleted, and only waits for somebody to let it go.
+    pub(super) const fn is_going(&self) -> bool {
+        self.is_going
+    }
+
+    /// Reads fields of it, without copies of the texts in it.
+    ///
+    /// # Errors
+    /// The first field that makes no sense, with its path.
+    pub(super) fn read<'a, T: Deserialize<'a>>(&'a self) -> Result<T, BadObject> {
+        if let Ok(read) = serde_json::from_str(self.text.get()) {
+            return Ok(read);
+        }
+        // To know the path of a field costs more than to read it, and is asked for only when something is wrong. As a tree
+        // of values, so that no lines and columns are told of a text that nobody has seen.
+        let tree: Value =
+            serde_json::from_str(self.text.get()).map_err(|error| BadObject::new(".", error.to_string()))?;
+        serde_path_to_error::deserialize(tree)
+            .map_err(|error| BadObject::new(error.path().to_string(), error.inner().to_string()))
+    }
+}
+
+/// A text in an object.
+#[derive(Debug, Deserialize)]
+pub(super) struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl kube::Resource for Object {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(resource: &ApiResource) -> Cow<'_, str> {
+        resource.kind.as_str().into()
+    }
+
+    fn group(resource: &ApiResource) -> Cow<'_, str> {
+        resource.group.as_str().into()
+    }
+
+    fn version(resource: &ApiResource) -> Cow<'_, str> {
+        resource.version.as_str().into()
+    }
+
+    fn plural(resource: &ApiResource) -> Cow<'_, str> {
+        resource.plural.as_str().into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
