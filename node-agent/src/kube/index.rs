@@ -11,7 +11,8 @@ use nftfleet_domain::ids::NodeName;
 use nftfleet_domain::rollout::ProbeTarget;
 use nftfleet_domain::service::{Endpoint, ObjectName, Protocol, Vip};
 
-use super::known::{Event, Id, Known};
+use super::id::Id;
+use super::known::{Event, Known};
 use super::meaning::{HealthCheck, Meaning, Place, meaning};
 use super::object::{self, BadObject, Node, Object, Service, ServiceCidr, Slice};
 use super::place::{LocalTraffic, NodePortAddresses, place, pods};
@@ -92,9 +93,11 @@ pub struct Index {
     /// VIPs that more than one Service claims.
     contested: BTreeSet<Vip>,
     health_checks: BTreeMap<ObjectName, HealthCheck>,
-    too_long: BTreeMap<ObjectName, Vec<String>>,
+    too_long: BTreeMap<Id, Vec<String>>,
     /// Services to look at again.
     dirty: BTreeSet<Id>,
+    /// Whether the first lists have been stowed away.
+    is_dense: bool,
     told: Told,
 }
 
@@ -137,6 +140,7 @@ impl Index {
             health_checks: BTreeMap::new(),
             too_long: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            is_dense: false,
             told: Told::default(),
         }
     }
@@ -179,15 +183,15 @@ impl Index {
                     self.slices_of.remove(&before.service);
                 }
             }
-            self.dirty.insert(Arc::clone(&before.service));
+            self.dirty.insert(before.service.clone());
         }
         if let Some(after) = after {
-            let slices = self.slices_of.entry(Arc::clone(&after.service)).or_default();
+            let slices = self.slices_of.entry(after.service.clone()).or_default();
             if let Err(at) = slices.binary_search(&name) {
                 slices.reserve_exact(1);
                 slices.insert(at, name);
             }
-            self.dirty.insert(Arc::clone(&after.service));
+            self.dirty.insert(after.service.clone());
         }
     }
 
@@ -228,7 +232,18 @@ impl Index {
             }
         }
         self.differences(before, &mut update);
+        if !std::mem::replace(&mut self.is_dense, true) {
+            self.make_dense();
+        }
         Some(update)
+    }
+
+    /// Maps that grew in the order of their keys are half empty; those that are collected are full.
+    fn make_dense(&mut self) {
+        self.slices_of = std::mem::take(&mut self.slices_of).into_iter().collect();
+        self.meanings = std::mem::take(&mut self.meanings).into_iter().collect();
+        self.claimed_vips = std::mem::take(&mut self.claimed_vips).into_iter().collect();
+        self.claimed_cluster_ips = std::mem::take(&mut self.claimed_cluster_ips).into_iter().collect();
     }
 
     fn update_place(&mut self, update: &mut Update) {
@@ -266,11 +281,11 @@ impl Index {
                 .entry(*address)
                 .or_insert_with(|| self.cluster_ip(address));
         }
-        for address in &meaning.external_ips {
+        for address in &meaning.rest().external_ips {
             let there = self.external_ips.contains_key(address);
             before.external_ips.entry(*address).or_insert(there);
         }
-        for hairpin in &meaning.hairpins {
+        for hairpin in &meaning.rest().hairpins {
             let there = self.hairpins.contains_key(hairpin);
             before.hairpins.entry(*hairpin).or_insert(there);
         }
@@ -290,8 +305,13 @@ impl Index {
         let Some(meaning) = self.meanings.remove(name) else {
             return;
         };
-        self.health_checks.remove(&**name);
-        self.too_long.remove(&**name);
+        let rest = meaning.rest();
+        if rest.health_check.is_some() {
+            self.health_checks.remove(&name.name());
+        }
+        if !rest.too_long.is_empty() {
+            self.too_long.remove(name);
+        }
         for vip in meaning.frontends.keys() {
             if release(&mut self.claimed_vips, vip, name) < 2 {
                 self.contested.remove(vip);
@@ -300,16 +320,16 @@ impl Index {
         for address in meaning.cluster_ips.keys() {
             release(&mut self.claimed_cluster_ips, address, name);
         }
-        for address in &meaning.external_ips {
+        for address in &meaning.rest().external_ips {
             count_down(&mut self.external_ips, address);
         }
-        for hairpin in &meaning.hairpins {
+        for hairpin in &meaning.rest().hairpins {
             count_down(&mut self.hairpins, hairpin);
         }
     }
 
     fn claim(&mut self, name: &Id, created: Option<Timestamp>, meaning: Meaning) {
-        let claim = || (created, Arc::clone(name));
+        let claim = || (created, name.clone());
         for vip in meaning.frontends.keys() {
             if insert(self.claimed_vips.entry(*vip).or_default(), claim()) > 1 {
                 self.contested.insert(*vip);
@@ -318,19 +338,20 @@ impl Index {
         for address in meaning.cluster_ips.keys() {
             insert(self.claimed_cluster_ips.entry(*address).or_default(), claim());
         }
-        for address in &meaning.external_ips {
+        for address in &meaning.rest().external_ips {
             *self.external_ips.entry(*address).or_default() += 1;
         }
-        for hairpin in &meaning.hairpins {
+        for hairpin in &meaning.rest().hairpins {
             *self.hairpins.entry(*hairpin).or_default() += 1;
         }
-        if let Some(check) = meaning.health_check {
-            self.health_checks.insert(ObjectName::clone(name), check);
+        let rest = meaning.rest();
+        if let Some(check) = rest.health_check {
+            self.health_checks.insert(name.name(), check);
         }
-        if !meaning.too_long.is_empty() {
-            self.too_long.insert(ObjectName::clone(name), meaning.too_long.clone());
+        if !rest.too_long.is_empty() {
+            self.too_long.insert(name.clone(), rest.too_long.clone());
         }
-        self.meanings.insert(Arc::clone(name), meaning);
+        self.meanings.insert(name.clone(), meaning);
     }
 
     fn differences(&self, before: Before, update: &mut Update) {
@@ -364,7 +385,7 @@ impl Index {
     pub fn conflicts(&self) -> BTreeSet<Conflict> {
         let of_vip = |vip: &Vip| {
             let claims = self.claimed_vips.get(vip).into_iter().flatten();
-            let mut claimants = claims.map(|(_, name)| ObjectName::clone(name));
+            let mut claimants = claims.map(|(_, id)| id.name());
             let (vip, holder) = (*vip, claimants.next());
             let conflict = move |loser| {
                 let holder = holder.clone()?;
@@ -397,11 +418,8 @@ impl Index {
 
     /// Where a probe's target answers, empty if there is no such Service or TCP port.
     pub fn addresses(&self, target: &ProbeTarget) -> Vec<SocketAddr> {
-        let name = ObjectName {
-            namespace: target.namespace.clone(),
-            name: target.name.clone(),
-        };
-        let Some(service) = self.services.all.get(&name) else {
+        let id = Id::new(&target.namespace, &target.name);
+        let Some(service) = self.services.all.get(&id) else {
             return vec![];
         };
         let has = |p: &object::ServicePort| p.protocol == Protocol::Tcp && p.port == target.port;

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use nftfleet_domain::service::ObjectName;
-
+use super::id::Id;
 use super::object::{BadObject, Object, Read};
 
 /// An event of a watch.
@@ -21,9 +20,6 @@ pub enum Event {
     /// An object is gone.
     Deleted(Object),
 }
-
-/// An object's name, shared by all that speak of the object.
-pub(super) type Id = Arc<ObjectName>;
 
 /// All objects of a kind, by name.
 type All<T> = BTreeMap<Id, Arc<T>>;
@@ -79,10 +75,10 @@ impl<T: PartialEq> Known<T> {
                 vec![]
             }
             Event::Listed(object) => {
-                let name = object.name();
-                let (id, known) = match self.all.get_key_value(&name) {
-                    Some((id, known)) => (Arc::clone(id), Some(known)),
-                    None => (Arc::new(name), None),
+                let id = object.id();
+                let (id, known) = match self.all.get_key_value(&id) {
+                    Some((id, known)) => (id.clone(), Some(known)),
+                    None => (id, None),
                 };
                 if let Some(found) = understood(&object, known) {
                     self.listed.get_or_insert_default().insert(id, found);
@@ -91,25 +87,25 @@ impl<T: PartialEq> Known<T> {
             }
             Event::End => self.replace(),
             Event::Applied(object) => {
-                let name = object.name();
-                let found = understood(&object, self.all.get(&name));
-                self.set(name, found).into_iter().collect()
+                let id = object.id();
+                let found = understood(&object, self.all.get(&id));
+                self.set(id, found).into_iter().collect()
             }
-            Event::Deleted(object) => self.set(object.name(), None).into_iter().collect(),
+            Event::Deleted(object) => self.set(object.id(), None).into_iter().collect(),
         };
         (changed, bad)
     }
 
-    fn set(&mut self, name: ObjectName, after: Option<Arc<T>>) -> Option<Changed<T>> {
-        let (id, before) = match self.all.get_key_value(&name) {
-            Some((id, before)) => (Arc::clone(id), Some(Arc::clone(before))),
-            None => (Arc::new(name), None),
+    fn set(&mut self, id: Id, after: Option<Arc<T>>) -> Option<Changed<T>> {
+        let (id, before) = match self.all.get_key_value(&id) {
+            Some((id, before)) => (id.clone(), Some(Arc::clone(before))),
+            None => (id, None),
         };
         if before == after {
             return None;
         }
         match &after {
-            Some(object) => self.all.insert(Arc::clone(&id), Arc::clone(object)),
+            Some(object) => self.all.insert(id.clone(), Arc::clone(object)),
             None => self.all.remove(&id),
         };
         Some((id, before, after))
@@ -121,11 +117,11 @@ impl<T: PartialEq> Known<T> {
         let listed: All<T> = self.listed.take().unwrap_or_default().into_iter().collect();
         let before = std::mem::replace(&mut self.all, listed);
         let gone = before.iter().filter(|(id, _)| !self.all.contains_key(*id));
-        let gone = gone.map(|(id, object)| (Arc::clone(id), Some(Arc::clone(object)), None));
+        let gone = gone.map(|(id, object)| (id.clone(), Some(Arc::clone(object)), None));
         let new = self.all.iter().filter_map(|(id, after)| {
             let before = before.get(id);
             let changed = before.is_none_or(|before| before != after);
-            changed.then(|| (Arc::clone(id), before.cloned(), Some(Arc::clone(after))))
+            changed.then(|| (id.clone(), before.cloned(), Some(Arc::clone(after))))
         });
         gone.chain(new).collect()
     }

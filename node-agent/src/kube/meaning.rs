@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use nftfleet_domain::service::{Endpoint, Family, ObjectName, Protocol, Vip};
+use nftfleet_domain::service::{Endpoint, Family, Protocol, Vip};
 
 use super::choice::{Chosen, candidates, choose};
 use super::few::Few;
+use super::id::Id;
 use super::object::{Service, ServicePort, Slice};
 use crate::dataplane::desired::{Affinity, Frontend, List, Name, Route};
 use crate::dataplane::layout::most_endpoints;
@@ -41,6 +42,13 @@ pub(super) struct Meaning {
     pub frontends: Few<Vip, Frontend>,
     /// Its virtual addresses, and the Service's name.
     pub cluster_ips: Few<IpAddr, Name>,
+    /// What most Services have nothing of.
+    rest: Option<Box<Rest>>,
+}
+
+/// What most Services have nothing of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rest {
     /// Its load balancers' and external addresses.
     pub external_ips: BTreeSet<IpAddr>,
     /// Its endpoints on this node.
@@ -51,22 +59,39 @@ pub(super) struct Meaning {
     pub too_long: Vec<String>,
 }
 
+impl Rest {
+    const NOTHING: Self = Self {
+        external_ips: BTreeSet::new(),
+        hairpins: BTreeSet::new(),
+        health_check: None,
+        too_long: Vec::new(),
+    };
+}
+
+impl Meaning {
+    /// What most Services have nothing of.
+    pub fn rest(&self) -> &Rest {
+        static NOTHING: Rest = Rest::NOTHING;
+        self.rest.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
 /// nft takes comments of up to 128 bytes.
 const LONGEST_NAME: usize = 124;
 
 /// The Service's meaning.
-pub(super) fn meaning(name: &ObjectName, service: &Service, slices: &[&Slice], place: &Place) -> Meaning {
-    let mut meaning = Meaning::default();
+pub(super) fn meaning(name: &Id, service: &Service, slices: &[&Slice], place: &Place) -> Meaning {
+    let mut rest = Rest::NOTHING;
     let mut frontends = BTreeMap::new();
     let mut ready_here = BTreeSet::new();
     let named = cut(name.to_string());
     let cluster_ips = service.cluster_ips.iter().map(|address| (*address, Arc::clone(&named)));
-    meaning.cluster_ips = cluster_ips.collect::<BTreeMap<_, _>>().into();
+    let cluster_ips = cluster_ips.collect::<BTreeMap<_, _>>();
     // A Service is of the families of its ClusterIPs; node ports and addresses of others are none of its own.
     let is_of = |family| service.cluster_ips.iter().any(|address| Family::of(*address) == family);
     let external = service.external_ips.iter().chain(&service.load_balancer_ips);
     let external = external.filter(|address| is_of(Family::of(**address)));
-    meaning.external_ips = external.copied().collect();
+    rest.external_ips = external.copied().collect();
     for family in Family::BOTH.into_iter().filter(|family| is_of(*family)) {
         let sources = sources(service, family, place);
         for port in &service.ports {
@@ -81,7 +106,7 @@ pub(super) fn meaning(name: &ObjectName, service: &Service, slices: &[&Slice], p
                 };
                 of_family.map(vip).collect()
             };
-            let mut external = vips(&mut meaning.external_ips.iter(), port.port);
+            let mut external = vips(&mut rest.external_ips.iter(), port.port);
             if let Some(node_port) = port.node_port {
                 external.extend(vips(&mut place.nodeport_ips.iter(), node_port));
             }
@@ -94,12 +119,11 @@ pub(super) fn meaning(name: &ObjectName, service: &Service, slices: &[&Slice], p
                 sources: sources.clone(),
             };
             let chosen = choose(&found, place, port.protocol);
-            port.note(&mut meaning, &chosen, |endpoint| found[endpoint].local);
+            port.note(&mut rest, &chosen, |endpoint| found[endpoint].local);
             port.add_to(&mut frontends, &chosen);
         }
     }
-    meaning.frontends = frontends.into();
-    meaning.health_check = service.health_check_port.map(|port| {
+    rest.health_check = service.health_check_port.map(|port| {
         // Of the first family: an endpoint has an address in each.
         let first = service.cluster_ips.first().map(|address| Family::of(*address));
         let of_first = |address: &&IpAddr| Some(Family::of(**address)) == first;
@@ -108,7 +132,11 @@ pub(super) fn meaning(name: &ObjectName, service: &Service, slices: &[&Slice], p
             local_endpoints: ready_here.iter().filter(of_first).count(),
         }
     });
-    meaning
+    Meaning {
+        frontends: frontends.into(),
+        cluster_ips: cluster_ips.into(),
+        rest: (rest != Rest::NOTHING).then(|| Box::new(rest)),
+    }
 }
 
 /// Who may connect to load balancers' addresses of a family; none means everybody.
@@ -194,7 +222,7 @@ impl Port<'_> {
     }
 
     /// Endpoints of this node, which may meet themselves through any list that is used, and lists that are too long.
-    fn note(&self, meaning: &mut Meaning, chosen: &Chosen, is_local: impl Fn(&Endpoint) -> bool) {
+    fn note(&self, rest: &mut Rest, chosen: &Chosen, is_local: impl Fn(&Endpoint) -> bool) {
         let (internal_local, external_local) = (self.service.internal_local, self.service.external_local);
         let has_external = !self.external.is_empty();
         let uses_local = internal_local || (external_local && has_external);
@@ -206,10 +234,9 @@ impl Port<'_> {
         for (which, _, endpoints) in lists.into_iter().filter(|(_, used, _)| *used) {
             let (count, most) = (endpoints.len(), most_endpoints(which));
             let here = endpoints.iter().take(most).filter(|endpoint| is_local(endpoint));
-            meaning.hairpins.extend(here.map(|endpoint| (self.protocol, *endpoint)));
+            rest.hairpins.extend(here.map(|endpoint| (self.protocol, *endpoint)));
             if count > most {
-                meaning
-                    .too_long
+                rest.too_long
                     .push(format!("{}: {count} endpoints, more than {most}", self.name));
             }
         }
@@ -217,7 +244,7 @@ impl Port<'_> {
 }
 
 /// As a person reads it: by its name, or by its number if it has none.
-fn name_of_port(service: &ObjectName, port: &ServicePort) -> Name {
+fn name_of_port(service: &Id, port: &ServicePort) -> Name {
     cut(if port.name.is_empty() {
         format!("{service}:{}", port.port)
     } else {

@@ -4,6 +4,7 @@
 mod choice;
 mod conflicts;
 mod few;
+mod id;
 pub mod index;
 pub mod known;
 pub mod meaning;

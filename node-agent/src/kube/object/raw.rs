@@ -13,6 +13,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::BadObject;
+use crate::kube::id::Id;
 
 /// An object's text, of which nothing but the head is read yet. Real clusters list tens of thousands of them; a tree of
 /// values for each would take more time and memory than everything else that is done with it.
@@ -23,6 +24,8 @@ pub struct Object {
     labels: Labels,
     created: Option<Timestamp>,
     is_going: bool,
+    /// What is wrong with the head, if anything; then only the names are read of it.
+    bad_head: Option<BadObject>,
     text: Box<RawValue>,
 }
 
@@ -36,9 +39,18 @@ struct Labels {
 }
 
 #[derive(Default, Deserialize)]
-struct Head {
+struct Head<M> {
     #[serde(default)]
-    metadata: Metadata,
+    metadata: M,
+}
+
+/// What an object is known by.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Names {
+    name: Option<String>,
+    namespace: Option<String>,
+    resource_version: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -55,9 +67,23 @@ struct Metadata {
 impl<'de> Deserialize<'de> for Object {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Box::<RawValue>::deserialize(deserializer)?;
-        // An object without a readable head has no name, and is left out when it is read.
-        let Head { metadata } = serde_json::from_str(text.get()).unwrap_or_default();
+        let head = serde_json::from_str(text.get()).map(|head: Head<Metadata>| head.metadata);
+        let (metadata, bad_head) = match head {
+            Ok(metadata) => (metadata, None),
+            Err(error) => {
+                let names = serde_json::from_str(text.get()).map(|head: Head<Names>| head.metadata);
+                let names = names.unwrap_or_default();
+                let metadata = Metadata {
+                    name: names.name,
+                    namespace: names.namespace,
+                    resource_version: names.resource_version,
+                    ..Metadata::default()
+                };
+                (metadata, Some(BadObject::new("metadata", error.to_string())))
+            }
+        };
         Ok(Self {
+            bad_head,
             labels: metadata.labels.unwrap_or_default(),
             created: metadata.creation_timestamp.and_then(|time| time.parse().ok()),
             is_going: metadata.deletion_timestamp.is_some(),
@@ -81,9 +107,27 @@ impl Object {
         }
     }
 
+    /// The same in one piece.
+    pub(in crate::kube) fn id(&self) -> Id {
+        self.beside(self.metadata.name.as_deref().unwrap_or_default())
+    }
+
+    /// Of this name in its namespace.
+    fn beside(&self, name: &str) -> Id {
+        Id::new(self.metadata.namespace.as_deref().unwrap_or_default(), name)
+    }
+
     /// The Service that a slice belongs to, by its label.
-    pub(super) fn service(&self) -> Option<&str> {
-        self.labels.service.as_deref()
+    ///
+    /// # Errors
+    /// The labels can't be read.
+    pub(super) fn service(&self) -> Result<Option<Id>, BadObject> {
+        self.check_head()?;
+        Ok(self.labels.service.as_deref().map(|name| self.beside(name)))
+    }
+
+    fn check_head(&self) -> Result<(), BadObject> {
+        self.bad_head.clone().map_or(Ok(()), Err)
     }
 
     /// The zone of a node, by its label.
@@ -106,6 +150,7 @@ impl Object {
     /// # Errors
     /// The first field that makes no sense, with its path.
     pub(super) fn read<'a, T: Deserialize<'a>>(&'a self) -> Result<T, BadObject> {
+        self.check_head()?;
         if let Ok(read) = serde_json::from_str(self.text.get()) {
             return Ok(read);
         }
@@ -156,5 +201,51 @@ impl kube::Resource for Object {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(metadata: &Value) -> Object {
+        serde_json::from_value(json!({"metadata": metadata, "spec": {"text": "a\tb", "number": "x"}})).unwrap()
+    }
+
+    #[test]
+    fn an_object_with_a_bad_head_is_still_known_by_its_name() {
+        let bad = object(&json!({"name": "web", "namespace": "shop", "resourceVersion": "7", "labels": 5}));
+        assert_eq!(bad.name().to_string(), "shop/web");
+        assert_eq!(kube::ResourceExt::resource_version(&bad).as_deref(), Some("7"));
+        assert_eq!(bad.read::<Value>().unwrap_err().path, "metadata");
+        assert_eq!(bad.service().unwrap_err().path, "metadata");
+        let nameless = object(&json!("x"));
+        assert_eq!(nameless.name().to_string(), "/");
+        assert_eq!(nameless.read::<Value>().unwrap_err().path, "metadata");
+    }
+
+    #[test]
+    fn fields_are_read_from_the_text_and_what_is_wrong_is_named_by_its_path() {
+        #[derive(Debug, Deserialize)]
+        struct Given<'a> {
+            #[serde(borrow)]
+            text: Text<'a>,
+        }
+        #[derive(Debug, Deserialize)]
+        struct Wanted {
+            #[expect(dead_code, reason = "it can't be read")]
+            number: u8,
+        }
+        let object = object(&json!({"name": "web"}));
+        assert_eq!(&*object.read::<Spec<Given<'_>>>().unwrap().spec.text, "a\tb");
+        let bad = object.read::<Spec<Wanted>>().unwrap_err();
+        assert_eq!(bad.to_string(), "spec.number: invalid type: string \"x\", expected u8");
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Spec<T> {
+        spec: T,
     }
 }

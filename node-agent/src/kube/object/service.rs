@@ -183,6 +183,8 @@ pub fn service(object: &Object) -> Result<Read<Service>, BadObject> {
     for (i, text) in spec.load_balancer_source_ranges.iter().enumerate() {
         source_ranges.insert(network(&format!("spec.loadBalancerSourceRanges[{i}]"), text)?);
     }
+    let mut cluster_ips: Vec<IpAddr> = cluster_ips;
+    cluster_ips.shrink_to_fit();
     let mut ports = Vec::with_capacity(spec.ports.len());
     for (i, port) in spec.ports.iter().enumerate() {
         let mut port = service_port(&format!("spec.ports[{i}]"), port)?;

@@ -3,15 +3,16 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use nftfleet_domain::service::{Family, ObjectName, Protocol};
+use nftfleet_domain::service::{Family, Protocol};
 
 use super::{BadObject, Object, Read, address, port, protocol};
+use crate::kube::id::Id;
 
 /// An `EndpointSlice` as far as it concerns the data plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
     /// The Service that it belongs to.
-    pub service: Arc<ObjectName>,
+    pub(in crate::kube) service: Id,
     /// The family of its addresses.
     pub family: Family,
     /// Its ports.
@@ -129,13 +130,9 @@ mod json {
 /// # Errors
 /// The first other field that makes no sense.
 pub fn slice(object: &Object, node: &str) -> Result<Option<Read<Slice>>, BadObject> {
-    let Some(service) = object.service() else {
+    let Some(service) = object.service()? else {
         return Ok(None);
     };
-    let service = Arc::new(ObjectName {
-        name: service.to_owned(),
-        ..object.name()
-    });
     let slice: json::Slice<'_> = object.read()?;
     let family = match &*slice.address_type {
         "IPv4" => Family::V4,
