@@ -20,6 +20,7 @@ use nftfleet_agent::health::{self, HealthInput};
 use nftfleet_agent::host::ThisHost;
 use nftfleet_agent::kube::watch::{Asked, Hearers};
 use nftfleet_agent::kube::{Index, IndexSettings, Services, watch as kube_watch};
+use nftfleet_agent::memory;
 use nftfleet_agent::node_addresses;
 use nftfleet_agent::switchover::run::{Switchover, read_ledger};
 use nftfleet_agent::switchover::steps::Tools;
@@ -73,6 +74,7 @@ fn run_agent(config: Config) -> ExitCode {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
+    memory::give_back();
     // One worker is enough for a node's agent, and keeps its memory small.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
