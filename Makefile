@@ -11,7 +11,7 @@ endif
 
 .PHONY: help
 help: ## This list.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
 
 .PHONY: demo
 demo: build ## Move three nodes under load, and see a fourth go back. KEEP=1 leaves it running.
@@ -46,6 +46,11 @@ bench: packages ## The data plane beside kube-proxy's: times, memory, latency. S
 .PHONY: bench-quick
 bench-quick: packages ## The same on smaller clusters, in less than two minutes. Writes into target/bench/ alone.
 	$(BENCH) --quick
+
+.PHONY: bench-end-to-end
+bench-end-to-end: packages ## The shipped agent against 30,000 Services: start, memory, idle, latency. QUICK=1 for 3,000.
+	cargo build --release --package nftfleet-agent
+	cargo bench --package nftfleet-tests --bench end_to_end
 
 .PHONY: coverage
 coverage: packages ## Which lines of the pure code the unit tests run.

@@ -10,6 +10,7 @@
 //! - [`health`]: what load balancers ask a node for
 //! - [`host`], [`clock`], [`disk`]: the outside world, as arguments
 //! - [`pause`]: between two tries
+//! - [`memory`]: how the heap is kept
 
 pub mod clock;
 pub mod config;
@@ -20,6 +21,7 @@ pub mod facts;
 pub mod health;
 pub mod host;
 pub mod kube;
+pub mod memory;
 pub mod node_addresses;
 pub mod pause;
 pub mod probe;

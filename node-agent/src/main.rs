@@ -21,6 +21,7 @@ use nftfleet_agent::health::{self, HealthInput};
 use nftfleet_agent::host::ThisHost;
 use nftfleet_agent::kube::watch::{Asked, Hearers};
 use nftfleet_agent::kube::{Index, IndexSettings, Services, watch as kube_watch};
+use nftfleet_agent::memory;
 use nftfleet_agent::node_addresses;
 use nftfleet_agent::switchover::run::{Switchover, read_ledger};
 use nftfleet_agent::switchover::steps::Tools;
@@ -74,6 +75,7 @@ fn run_agent(config: Config) -> ExitCode {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
+    memory::give_back();
     // One worker is enough for a node's agent, and keeps its memory small.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -103,9 +105,8 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let ledger = config.state_dir.join("ledger.json");
     let position = read_ledger(&ledger)?;
     let clock: Arc<dyn Clock> = Arc::new(WallClock);
-    let dataplane = start_dataplane(config.layout(), &clock)?;
-
     let telemetry = Arc::new(Telemetry::default());
+    let dataplane = start_dataplane(config.layout(), &clock, &telemetry)?;
     let services = Services::new(Index::new(IndexSettings {
         node: config.node.clone(),
         nodeport_addresses: config.nodeport_addresses,
@@ -125,12 +126,18 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
         },
         asked: publish_asked,
         telemetry: Arc::clone(&telemetry),
+        clock: Arc::clone(&clock),
     };
     let node = config.node.to_string();
     let watching = kube_watch::run(config.kubeconfig, node, services.clone(), addresses, hearers);
     let watching = tokio::spawn(watching);
     let (publish_health, health) = watch::channel(HealthInput::default());
-    let serving_health = tokio::spawn(health::serve(health, Some(config.healthz_listen), Arc::clone(&clock)));
+    let serving_health = tokio::spawn(health::serve(
+        health,
+        Some(config.healthz_listen),
+        Arc::clone(&clock),
+        Arc::clone(&telemetry),
+    ));
     let telling_health = tokio::spawn(tell_health(dataplane.clone(), asked, publish_health));
 
     let identity = Identity {
@@ -176,10 +183,17 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Starts the data plane's thread, the one that hears of foreign changes and the one that cuts off flows of UDP.
-fn start_dataplane(layout: LayoutSettings, clock: &Arc<dyn Clock>) -> Result<Actor, Box<dyn std::error::Error>> {
-    let kernel = Netlink::open()?;
-    let mut listener = Listener::open(&kernel)?;
-    let flows = flows::start(Conntrack::open()?)?;
+fn start_dataplane(
+    layout: LayoutSettings,
+    clock: &Arc<dyn Clock>,
+    telemetry: &Arc<Telemetry>,
+) -> Result<Actor, Box<dyn std::error::Error>> {
+    let mut kernel = Netlink::open()?;
+    let mut listener = Listener::open(&mut kernel)?;
+    let flows = flows::start(Conntrack::open()?, {
+        let telemetry = Arc::clone(telemetry);
+        move |took, cut| telemetry.flows(took, cut)
+    })?;
     let surroundings = Surroundings {
         clock: Arc::clone(clock),
         flows: Box::new(move |changed| {
@@ -188,6 +202,10 @@ fn start_dataplane(layout: LayoutSettings, clock: &Arc<dyn Clock>) -> Result<Act
             }
         }),
         wait_for_packets: Box::new(wait_for_packets),
+        rounds: {
+            let (telemetry, clock) = (Arc::clone(telemetry), Arc::clone(clock));
+            Box::new(move |round| telemetry.round(clock.now(), &round))
+        },
     };
     let dataplane = Actor::start(Dataplane::new(kernel, layout), surroundings)?;
     let told = dataplane.clone();

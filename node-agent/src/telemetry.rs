@@ -1,21 +1,30 @@
 //! The agent's metrics, and the small HTTP server that shows them.
 
+mod dataplane;
+mod kube_proxy;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
+use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-
 use tokio::net::TcpListener;
 
+use self::dataplane::Dataplane;
+use self::kube_proxy::KubeProxy;
 use crate::dataplane::Actor;
+use crate::dataplane::actor::Round;
+use crate::dataplane::desired::Heard;
 use crate::pause::Pause;
 
 /// The metrics.
@@ -24,10 +33,8 @@ pub struct Telemetry {
     registry: Registry,
     left_out: Family<ByKind, Counter>,
     conflicts: Gauge,
-    elements: Gauge,
-    active: Gauge,
-    commits: Gauge,
-    failures: Gauge,
+    dataplane: Dataplane,
+    kube_proxy: KubeProxy,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -37,34 +44,28 @@ struct ByKind {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("nftfleet_agent");
+        let mut registry = Registry::default();
+        let own = registry.sub_registry_with_prefix("nftfleet_agent");
         let left_out = Family::<ByKind, Counter>::default();
-        registry.register(
+        own.register(
             "objects_left_out",
             "Objects or parts of objects that made no sense, each time one was seen",
             left_out.clone(),
         );
-        let mut gauge = |name: &str, help: &str| {
-            let gauge = Gauge::default();
-            registry.register(name, help, gauge.clone());
-            gauge
-        };
-        let conflicts = gauge("address_conflicts", "Addresses with port that a second Service claims");
-        let elements = gauge("table_elements", "Elements in the table inet nftfleet");
-        let active = gauge("table_active", "1 if the table inet nftfleet answers for Services");
-        let commits = gauge("commits", "Transactions since the agent's start");
-        let failures = gauge(
-            "failures",
-            "Refused transactions and failed reads since the agent's start",
+        let conflicts = Gauge::default();
+        own.register(
+            "address_conflicts",
+            "Addresses with port that a second Service claims",
+            conflicts.clone(),
         );
+        let dataplane = Dataplane::new(own);
+        let kube_proxy = KubeProxy::new(registry.sub_registry_with_prefix("kubeproxy"));
         Self {
             registry,
             left_out,
             conflicts,
-            elements,
-            active,
-            commits,
-            failures,
+            dataplane,
+            kube_proxy,
         }
     }
 }
@@ -80,22 +81,56 @@ impl Telemetry {
         self.conflicts.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// The metrics in Prometheus' text format.
+    /// Changes were heard of, and wait to be written.
+    pub fn heard(&self, now: Timestamp, heard: &Heard) {
+        self.kube_proxy.heard(now, heard);
+    }
+
+    /// These changes wait no more: there was nothing to write for them.
+    pub fn nothing_to_do(&self, now: Timestamp, heard: &Heard) {
+        self.kube_proxy.nothing_to_do(now, heard);
+    }
+
+    /// A round of writing ended well.
+    pub fn round(&self, now: Timestamp, round: &Round) {
+        self.dataplane.round(round);
+        self.kube_proxy.round(now, round);
+    }
+
+    /// So many Services' ports have no endpoint on this node that their internal, or external, traffic policy asks for.
+    pub fn no_local_endpoints(&self, internal: usize, external: usize) {
+        self.kube_proxy.no_local_endpoints(internal, external);
+    }
+
+    /// `/healthz` of the proxy was answered with this status.
+    pub fn healthz(&self, code: u16) {
+        self.kube_proxy.healthz(code);
+    }
+
+    /// `/livez` of the proxy was answered with this status.
+    pub fn livez(&self, code: u16) {
+        self.kube_proxy.livez(code);
+    }
+
+    /// UDP flows were looked through, and so many cut off.
+    pub fn flows(&self, took: Duration, cut: usize) {
+        self.kube_proxy.flows(took, cut);
+    }
+
+    /// The metrics in `OpenMetrics`' text format, which Prometheus reads.
     fn text(&self, actor: &Actor) -> String {
         let status = actor.status();
-        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        self.elements.set(number(status.elements as u64));
-        self.active.set(i64::from(
-            status.table == nftfleet_domain::inventory::TableState::Active,
-        ));
-        self.commits.set(number(status.commits));
-        self.failures.set(number(status.failures));
+        self.dataplane.status(&status);
+        self.kube_proxy.failures(status.failures);
         let mut text = String::new();
         // Writing to a text does not fail.
         let _ = encode(&mut text, &self.registry);
         text
     }
 }
+
+/// The format's name.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Shows `/metrics` and `/healthz` until the process ends, if an address is given. One that is taken is tried again.
 pub async fn serve(listen: Option<SocketAddr>, telemetry: Arc<Telemetry>, actor: Actor) {
@@ -114,7 +149,9 @@ pub async fn serve(listen: Option<SocketAddr>, telemetry: Arc<Telemetry>, actor:
 }
 
 async fn serve_on(listener: TcpListener, telemetry: Arc<Telemetry>, actor: Actor) -> std::io::Result<()> {
-    let metrics = |State((telemetry, actor)): State<(Arc<Telemetry>, Actor)>| async move { telemetry.text(&actor) };
+    let metrics = |State((telemetry, actor)): State<(Arc<Telemetry>, Actor)>| async move {
+        ([(CONTENT_TYPE, OPEN_METRICS)], telemetry.text(&actor))
+    };
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))

@@ -6,6 +6,7 @@
 
 mod http;
 mod list;
+mod object;
 mod resource;
 mod selector;
 mod status;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Instant;
 
 use serde_json::Value;
 use tokio::sync::broadcast;
@@ -51,6 +53,8 @@ struct Shared {
     gone_in_stream: AtomicBool,
     /// What befalls the open watches.
     to_watches: broadcast::Sender<ToWatches>,
+    /// When the event of each write was first given to a connection, if that is to be noted.
+    told: Mutex<Option<BTreeMap<u64, Instant>>>,
 }
 
 /// Why a resource is not shown.
@@ -88,6 +92,17 @@ impl Shared {
         self.withheld.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn told(&self) -> MutexGuard<'_, Option<BTreeMap<u64, Instant>>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The event of a write goes to a connection now.
+    fn note_told(&self, version: u64) {
+        if let Some(told) = &mut *self.told() {
+            told.entry(version).or_insert_with(Instant::now);
+        }
+    }
+
     fn tell(&self, message: ToWatches) {
         // Nobody watching is fine.
         let _ = self.to_watches.send(message);
@@ -114,6 +129,7 @@ impl KubeSim {
             gone_in_stream: AtomicBool::new(false),
             // A watch that falls behind further than this looks at the store once for all it missed.
             to_watches: broadcast::channel(1024).0,
+            told: Mutex::new(None),
         });
         let (ready, listening) = mpsc::channel();
         let served = Arc::clone(&shared);
@@ -180,6 +196,12 @@ impl KubeSim {
     /// The newest resourceVersion.
     pub fn version(&self) -> u64 {
         self.shared.store().version()
+    }
+
+    /// Notes from now on when the event of each write is given to a watch's connection; gives what was noted so far, by
+    /// resourceVersion.
+    pub fn take_told(&self) -> BTreeMap<u64, Instant> {
+        self.shared.told().replace(BTreeMap::new()).unwrap_or_default()
     }
 
     /// Forgets the history, as a compaction of etcd does: continue tokens and new watches from before now are 410 Gone.

@@ -73,6 +73,11 @@ impl Process {
         }
     }
 
+    /// Its number, by which `/proc` knows it.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("a child can be asked").is_some()

@@ -4,27 +4,24 @@
 //! Service changes and requests arrive on one queue. Whatever Service changes have piled up during a commit go into the next
 //! one together; there is no fixed delay.
 
+mod thread;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use nftfleet_domain::inventory::TableState;
-use nftfleet_domain::service::{Endpoint, Protocol, Vip};
+use nftfleet_domain::service::{Endpoint, Vip};
 use tokio::sync::{oneshot, watch};
 
-use super::desired::{Desired, Key, Update};
+use super::desired::{Heard, Update};
 use super::kernel::{Kernel, KernelError};
 use super::leaving::Grace;
-use super::reconcile::Dataplane;
+use super::reconcile::{Dataplane, Written};
 use crate::clock::Clock;
-
-/// How long after a refused commit it is tried again.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// How often the kernel is asked whether the table is still there and hooked in as it was left.
-const AUDIT: Duration = Duration::from_secs(10);
+use thread::{Hearers, Thread};
 
 /// What the data plane is doing, for reports and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +43,21 @@ pub struct Status {
 /// UDP VIPs whose endpoints have changed, with those whose flows may go on.
 pub type ServingUdp = BTreeMap<Vip, BTreeSet<Endpoint>>;
 
+/// One round of writing that came to its end.
+#[derive(Clone, Debug)]
+pub struct Round {
+    /// From the look at what differs to the kernel's last word.
+    pub took: Duration,
+    /// For how long the first of the changes had waited before.
+    pub queued: Duration,
+    /// Whether everything was looked at, or only what had changed.
+    pub full: bool,
+    /// What was written.
+    pub written: Written,
+    /// What was heard from Kubernetes and is in the table now.
+    pub heard: Heard,
+}
+
 /// What the thread needs besides the kernel.
 pub struct Surroundings {
     /// The time.
@@ -54,6 +66,8 @@ pub struct Surroundings {
     pub flows: Box<dyn FnMut(ServingUdp) + Send>,
     /// Returns when every packet that is on its way through the table at the call has left it.
     pub wait_for_packets: Box<dyn Fn() + Send>,
+    /// Hears of every round of writing.
+    pub rounds: Box<dyn FnMut(Round) + Send>,
 }
 
 impl std::fmt::Debug for Surroundings {
@@ -82,7 +96,7 @@ pub enum RequestError {
 type Reply = oneshot::Sender<Result<(), RequestError>>;
 
 enum Request {
-    Update(Update),
+    Update(Box<Update>, Instant),
     ForeignEdit,
     Load(Reply),
     LoadActive(Reply),
@@ -122,18 +136,10 @@ impl Actor {
             clock,
             flows,
             wait_for_packets,
+            rounds,
         } = surroundings;
         let graces = start_waiting(wait_for_packets, requests.clone())?;
-        let thread = Thread {
-            dataplane,
-            clock,
-            flows,
-            graces,
-            desired: None,
-            behind: Behind::default(),
-            keep_active: false,
-            publish,
-        };
+        let thread = Thread::new(dataplane, clock, Hearers { flows, rounds }, graces, publish);
         std::thread::Builder::new()
             .name("dataplane".to_owned())
             .spawn(move || thread.run(&inbox))?;
@@ -155,7 +161,7 @@ impl Actor {
     /// # Errors
     /// The thread has ended.
     pub fn update(&self, update: Update) -> Result<(), RequestError> {
-        let sent = self.requests.send(Request::Update(update));
+        let sent = self.requests.send(Request::Update(Box::new(update), Instant::now()));
         sent.map_err(|_| RequestError::Gone)
     }
 
@@ -224,23 +230,6 @@ impl Actor {
     }
 }
 
-/// What the table may not hold yet.
-#[derive(Default)]
-struct Behind {
-    /// These keys.
-    keys: BTreeSet<Key>,
-    /// Anything.
-    all: bool,
-    /// Whether the last try failed.
-    failed: bool,
-}
-
-impl Behind {
-    fn is_nothing(&self) -> bool {
-        self.keys.is_empty() && !self.all
-    }
-}
-
 /// Starts the thread that waits for packets while the other one goes on writing. It ends with that one.
 fn start_waiting(wait_for_packets: Box<dyn Fn() + Send>, requests: Sender<Request>) -> std::io::Result<Sender<Grace>> {
     let (graces, begun) = channel();
@@ -253,253 +242,4 @@ fn start_waiting(wait_for_packets: Box<dyn Fn() + Send>, requests: Sender<Reques
         }
     })?;
     Ok(graces)
-}
-
-struct Thread<K> {
-    dataplane: Dataplane<K>,
-    clock: Arc<dyn Clock>,
-    flows: Box<dyn FnMut(ServingUdp) + Send>,
-    graces: Sender<Grace>,
-    desired: Option<Desired>,
-    behind: Behind,
-    /// Whether the node has nothing else: a table that is gone or asleep is made and woken again.
-    keep_active: bool,
-    publish: watch::Sender<Status>,
-}
-
-impl<K: Kernel> Thread<K> {
-    fn run(mut self, inbox: &Receiver<Request>) {
-        self.publish_state();
-        loop {
-            let first = match inbox.recv_timeout(if self.behind.failed { RETRY } else { AUDIT }) {
-                Ok(request) => Some(request),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            if first.is_none() {
-                self.audit();
-            }
-            for request in first.into_iter().chain(inbox.try_iter()) {
-                self.handle(request);
-            }
-            if !self.behind.is_nothing() {
-                self.follow();
-            }
-            if let Some(grace) = self.dataplane.begin_grace() {
-                // That thread ends only when this one does.
-                self.graces.send(grace).ok();
-            }
-            self.note_synced();
-            self.publish_state();
-        }
-    }
-
-    fn handle(&mut self, request: Request) {
-        match request {
-            Request::Update(update) => {
-                // How pods are told apart is in rules, which every follow-up compares.
-                self.behind.all |= update.pods.is_some();
-                let keys = self.desired.get_or_insert_default().apply(update);
-                self.behind.keys.extend(keys);
-                self.note_pending();
-            }
-            Request::ForeignEdit => {
-                tracing::warn!("somebody else may have written into the table; reading it");
-                self.dataplane.forget();
-                self.behind.all = true;
-                self.note_pending();
-            }
-            Request::Load(reply) => {
-                let done = self.load(true);
-                self.answer(reply, done);
-            }
-            Request::LoadActive(reply) => {
-                self.keep_active = true;
-                let done = self.load(false).and_then(|()| self.set_dormant(false));
-                self.answer(reply, done);
-            }
-            Request::SetDormant(dormant, reply) => {
-                self.keep_active &= !dormant;
-                let done = self.set_dormant(dormant);
-                self.answer(reply, done);
-            }
-            Request::Compare(reply) => {
-                let done = self.compare();
-                self.answer(reply, done);
-            }
-            Request::Over(grace) => self.leave(grace),
-            Request::State(reply) => {
-                let state = self.dataplane.state().map_err(|error| self.failed(error));
-                drop(reply.send(state));
-            }
-        }
-    }
-
-    fn note_pending(&self) {
-        let now = self.clock.now();
-        self.publish
-            .send_modify(|status| status.pending = status.pending.or(Some(now)));
-    }
-
-    /// Whoever hears the answer may look at the status next, so that is told first. Nobody waiting any more is no error.
-    fn answer(&mut self, reply: Reply, done: Result<(), RequestError>) {
-        self.publish_state();
-        drop(reply.send(done));
-    }
-
-    /// Looks whether the table is as it was left.
-    fn audit(&mut self) {
-        match self.dataplane.state() {
-            Ok(state) => self.behind.all |= self.keep_active && state != TableState::Active,
-            Err(error) => {
-                tracing::error!(%error, "the table could not be looked at");
-                self.failed(error);
-            }
-        }
-    }
-
-    /// Brings an existing table up to date, and makes it anew where the node has nothing else.
-    fn follow(&mut self) {
-        let done = match &self.desired {
-            None => return,
-            Some(desired) if !self.behind.all => {
-                let done = self.dataplane.follow(desired, &self.behind.keys);
-                self.committed(done)
-            }
-            Some(_) => {
-                self.dataplane.note_changed(&self.behind.keys);
-                self.follow_all()
-            }
-        };
-        match done {
-            Ok(()) => self.behind = Behind::default(),
-            Err(error) => self.fell_behind(&error),
-        }
-    }
-
-    fn fell_behind(&mut self, error: &RequestError) {
-        // What is wrong may be more than what was being written.
-        self.behind.all = true;
-        self.behind.failed = true;
-        tracing::error!(%error, "the table does not follow the Services; trying again");
-    }
-
-    /// Takes away what packets no longer look for.
-    fn leave(&mut self, grace: Grace) {
-        // What has changed since waits for the next grace period.
-        if !self.behind.is_nothing() {
-            self.follow();
-        }
-        let Some(desired) = &self.desired else { return };
-        let done = self.dataplane.leave(desired, grace);
-        if let Err(error) = self.committed(done) {
-            self.fell_behind(&error);
-        }
-    }
-
-    /// The table holds what is desired and nothing else, if so.
-    fn note_synced(&mut self) {
-        let is_pending = self.publish.borrow().pending.is_some();
-        if !is_pending || !self.behind.is_nothing() || !self.dataplane.is_settled() {
-            return;
-        }
-        let now = self.clock.now();
-        self.publish.send_modify(|status| {
-            status.synced = Some(now);
-            status.pending = None;
-        });
-    }
-
-    fn follow_all(&mut self) -> Result<(), RequestError> {
-        if self.keep_active {
-            return self.load(false).and_then(|()| self.set_dormant(false));
-        }
-        match self.dataplane.state() {
-            Ok(TableState::Absent) => Ok(()),
-            Ok(_) => self.load(true),
-            Err(error) => Err(self.failed(error)),
-        }
-    }
-
-    fn load(&mut self, dormant: bool) -> Result<(), RequestError> {
-        let desired = self.desired.as_ref().ok_or(RequestError::NotSynced)?;
-        let done = self.dataplane.load(desired, dormant);
-        self.committed(done)
-    }
-
-    /// Counts what was committed, and has flows of UDP that it left behind cut off.
-    fn committed(&mut self, done: Result<usize, KernelError>) -> Result<(), RequestError> {
-        let commits = done.map_err(|error| self.failed(error))?;
-        self.publish.send_modify(|status| status.commits += commits as u64);
-        let changed = self.dataplane.take_changed_udp();
-        if self.dataplane.is_active() {
-            self.cut_flows(changed.iter());
-        }
-        Ok(())
-    }
-
-    fn cut_flows<'a>(&mut self, vips: impl Iterator<Item = &'a Vip>) {
-        let Some(desired) = &self.desired else { return };
-        let serving = |vip: &Vip| {
-            let frontend = desired.frontends.get(vip)?;
-            Some((*vip, frontend.serving.iter().copied().collect()))
-        };
-        let serving: ServingUdp = vips.filter_map(serving).collect();
-        if !serving.is_empty() {
-            (self.flows)(serving);
-        }
-    }
-
-    fn set_dormant(&mut self, dormant: bool) -> Result<(), RequestError> {
-        let was_active = self.dataplane.is_active();
-        self.dataplane
-            .set_dormant(dormant)
-            .map_err(|error| self.failed(error))?;
-        if !dormant && !was_active {
-            // Until now that was the old proxy's business.
-            let udp = self.desired.iter().flat_map(|desired| desired.frontends.keys());
-            let udp: Vec<Vip> = udp.filter(|vip| vip.protocol == Protocol::Udp).copied().collect();
-            self.cut_flows(udp.iter());
-        }
-        Ok(())
-    }
-
-    fn compare(&mut self) -> Result<(), RequestError> {
-        // What arrived with the question is no difference.
-        if !self.behind.is_nothing() {
-            self.follow();
-        }
-        let desired = self.desired.as_ref().ok_or(RequestError::NotSynced)?;
-        let differences = self.dataplane.compare(desired).map_err(|error| self.failed(error))?;
-        if differences.is_empty() {
-            return Ok(());
-        }
-        self.behind.all = true;
-        let shown: Vec<&str> = differences.iter().take(5).map(String::as_str).collect();
-        Err(RequestError::Differs(format!(
-            "{} differences, first {}",
-            differences.len(),
-            shown.join("; ")
-        )))
-    }
-
-    fn failed(&self, error: KernelError) -> RequestError {
-        self.publish.send_modify(|status| status.failures += 1);
-        RequestError::Kernel(error)
-    }
-
-    fn publish_state(&mut self) {
-        let table = match self.dataplane.known_state() {
-            Some(table) => Ok(table),
-            None => self.dataplane.state(),
-        };
-        let elements = self.dataplane.elements();
-        self.publish.send_modify(|status| {
-            status.elements = elements;
-            match table {
-                Ok(table) => status.table = table,
-                Err(_) => status.failures += 1,
-            }
-        });
-    }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use jiff::Timestamp;
 use nftfleet_domain::service::{Endpoint, Family, Protocol, Vip};
 
 /// The name of a Service or of one of its ports, as a person reads it: `shop/web` or `shop/web:http`.
@@ -148,12 +149,50 @@ pub struct Update {
     pub hairpins: BTreeMap<(Protocol, Endpoint), bool>,
     /// How pods are told, if that has changed.
     pub pods: Option<Pods>,
+    /// What was heard that led to it.
+    pub heard: Heard,
+}
+
+/// What was heard from Kubernetes, for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Events of Services.
+    pub services: u64,
+    /// Events of `EndpointSlices`.
+    pub slices: u64,
+    /// When the changes happened that made slices be written, where the slices say so.
+    pub triggers: Vec<Timestamp>,
+}
+
+impl Heard {
+    /// Both together.
+    pub fn extend(&mut self, more: Self) {
+        self.services += more.services;
+        self.slices += more.slices;
+        self.triggers.extend(more.triggers);
+    }
 }
 
 impl Update {
-    /// Whether nothing changes.
+    /// Whether nothing changes, whatever was heard.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        let Self {
+            frontends,
+            cluster_ips,
+            external_ips,
+            nodeport_ips,
+            service_cidrs,
+            hairpins,
+            pods,
+            heard: _,
+        } = self;
+        frontends.is_empty()
+            && cluster_ips.is_empty()
+            && external_ips.is_empty()
+            && nodeport_ips.is_empty()
+            && service_cidrs.is_empty()
+            && hairpins.is_empty()
+            && pods.is_none()
     }
 }
 

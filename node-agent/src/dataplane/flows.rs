@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nftfleet_domain::service::Family;
 
@@ -16,19 +16,23 @@ use super::netlink::conntrack::{Conntrack, ConntrackError, stale};
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Starts the thread that cuts flows off, and gives the end to tell it what has changed. Changes that pile up during a look
-/// are done together by the next: a look goes over all flows of UDP.
+/// are done together by the next: a look goes over all flows of UDP. `looked` hears how long each took, and how many flows
+/// were cut off.
 ///
 /// # Errors
 /// No thread could be started.
-pub fn start(mut conntrack: Conntrack) -> std::io::Result<Sender<ServingUdp>> {
+pub fn start(
+    mut conntrack: Conntrack,
+    mut looked: impl FnMut(Duration, usize) + Send + 'static,
+) -> std::io::Result<Sender<ServingUdp>> {
     let (tell, inbox) = channel();
     std::thread::Builder::new()
         .name("udp-flows".to_owned())
-        .spawn(move || run(&mut conntrack, &inbox))?;
+        .spawn(move || run(&mut conntrack, &inbox, &mut looked))?;
     Ok(tell)
 }
 
-fn run(conntrack: &mut Conntrack, inbox: &Receiver<ServingUdp>) {
+fn run(conntrack: &mut Conntrack, inbox: &Receiver<ServingUdp>, looked: &mut impl FnMut(Duration, usize)) {
     let mut pending = ServingUdp::new();
     loop {
         let next = if pending.is_empty() {
@@ -42,8 +46,10 @@ fn run(conntrack: &mut Conntrack, inbox: &Receiver<ServingUdp>) {
             Err(RecvTimeoutError::Disconnected) => return,
         }
         pending.extend(inbox.try_iter().flatten());
+        let begun = Instant::now();
         match cut(conntrack, &pending) {
             Ok(count) => {
+                looked(begun.elapsed(), count);
                 if count > 0 {
                     tracing::info!(count, "UDP flows to endpoints that are gone were cut off");
                 }

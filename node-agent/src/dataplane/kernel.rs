@@ -69,6 +69,15 @@ pub struct Transaction<'a> {
     pub changes: &'a [Change],
 }
 
+/// What became of a transaction that was taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// How many bytes the kernel was told.
+    pub bytes: usize,
+    /// Whether somebody else wrote while nobody listened: what is in the table is to be read.
+    pub disturbed: bool,
+}
+
 /// The only door to the kernel.
 pub trait Kernel {
     /// The groups for session affinity whose sets are in our table; none if there is no table.
@@ -89,11 +98,11 @@ pub trait Kernel {
     /// See [`KernelError`].
     fn state(&mut self) -> Result<TableState, KernelError>;
 
-    /// All of the transaction or nothing. Gives how many bytes the kernel was told.
+    /// All of the transaction or nothing.
     ///
     /// # Errors
     /// See [`KernelError`].
-    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<usize, KernelError>;
+    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<Committed, KernelError>;
 
     /// Returns when every packet that is on its way through the table now has left it.
     fn wait_for_packets(&mut self);

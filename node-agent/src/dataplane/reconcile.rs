@@ -10,7 +10,7 @@ use nftfleet_domain::service::{Protocol, Vip};
 
 use super::desired::{Desired, Key, Pods};
 use super::diff::{all_keys, diff};
-use super::kernel::{Kernel, KernelError, Observed, Transaction};
+use super::kernel::{Committed, Kernel, KernelError, Observed, Transaction};
 use super::layout::{Chain, Layout, LayoutSettings, names};
 use super::leaving::{Grace, Leaving};
 use super::programmed::{Element, Group, Programmed, Sticky};
@@ -78,11 +78,15 @@ pub struct Written {
     pub bytes: usize,
     /// Elements that were added or removed.
     pub elements: usize,
+    /// Whether somebody else may have written into the table unheard.
+    pub disturbed: bool,
 }
 
 impl Written {
     fn commit(&mut self, kernel: &mut impl Kernel, transaction: &Transaction<'_>) -> Result<(), KernelError> {
-        self.bytes += kernel.commit(transaction)?;
+        let Committed { bytes, disturbed } = kernel.commit(transaction)?;
+        self.bytes += bytes;
+        self.disturbed |= disturbed;
         self.commits += 1;
         self.elements += transaction.changes.len();
         Ok(())

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use super::state::{Answer, HealthInput};
 use crate::clock::Clock;
 use crate::pause::Pause;
+use crate::telemetry::Telemetry;
 
 /// How long at the most until a port is tried again: a load balancer gives a node up after a few questions without answer.
 const PORT_AGAIN: Duration = Duration::from_secs(1);
@@ -52,11 +53,17 @@ enum Role {
 struct Source {
     input: watch::Receiver<HealthInput>,
     clock: Arc<dyn Clock>,
+    telemetry: Arc<Telemetry>,
 }
 
 /// Serves the health check ports and, if an address is given, `/healthz` and `/livez` until the process ends, while the input
 /// is active. A port that can't be opened is tried again for as long as it is wanted.
-pub async fn serve(mut input: watch::Receiver<HealthInput>, healthz: Option<SocketAddr>, clock: Arc<dyn Clock>) {
+pub async fn serve(
+    mut input: watch::Receiver<HealthInput>,
+    healthz: Option<SocketAddr>,
+    clock: Arc<dyn Clock>,
+    telemetry: Arc<Telemetry>,
+) {
     let mut open = BTreeMap::<(SocketAddr, Role), Port>::new();
     loop {
         let wanted = wanted(&input.borrow_and_update(), healthz);
@@ -70,6 +77,7 @@ pub async fn serve(mut input: watch::Receiver<HealthInput>, healthz: Option<Sock
                 let source = Source {
                     input: input.clone(),
                     clock: Arc::clone(&clock),
+                    telemetry: Arc::clone(&telemetry),
                 };
                 Port(tokio::spawn(answer_at(address, role, source)))
             });
@@ -238,6 +246,11 @@ fn respond(port: u16, role: Role, path: &str, source: &Source) -> Response<Body>
         *response.status_mut() = StatusCode::NOT_FOUND;
         return response;
     };
+    match (role, path) {
+        (Role::Proxy, "/healthz") => source.telemetry.healthz(status.as_u16()),
+        (Role::Proxy, _) => source.telemetry.livez(status.as_u16()),
+        (Role::Service, _) => {}
+    }
     *response.status_mut() = status;
     *response.body_mut() = body.into();
     let headers = response.headers_mut();

@@ -24,7 +24,7 @@ pub(super) fn candidates<'a>(
             .iter()
             .filter(|p| p.name == port.name && p.protocol == port.protocol);
         for target in same {
-            for endpoint in &slice.endpoints {
+            for endpoint in &*slice.endpoints {
                 let key = Endpoint {
                     address: endpoint.address,
                     port: target.port,

@@ -3,17 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use kube::core::DynamicObject;
 use nftfleet_domain::ids::NodeName;
 use nftfleet_domain::rollout::ProbeTarget;
 use nftfleet_domain::service::{Endpoint, ObjectName, Protocol, Vip};
 
+use super::id::Id;
 use super::known::{Event, Known};
-use super::meaning::{HealthCheck, Meaning, Place, meaning};
-use super::object::{self, BadObject, Node, Service, ServiceCidr, Slice};
+use super::meaning::{HealthCheck, Meaning, NoLocal, Place, meaning};
+use super::object::{self, BadObject, Node, Object, Service, ServiceCidr, Slice};
 use super::place::{LocalTraffic, NodePortAddresses, place, pods};
 use crate::dataplane::desired::{Frontend, Name, Pods, Update};
 
@@ -68,7 +69,7 @@ pub struct Conflict {
 }
 
 /// Who claims something, the oldest first.
-type Claims = BTreeSet<(Option<Timestamp>, ObjectName)>;
+type Claims = Vec<(Option<Timestamp>, Id)>;
 
 /// All objects that are known, and what they mean.
 #[derive(Debug)]
@@ -78,13 +79,13 @@ pub struct Index {
     slices: Known<Slice>,
     nodes: Known<Node>,
     /// This one, as it was last seen.
-    node: Option<Node>,
+    node: Option<Arc<Node>>,
     service_cidrs: Known<ServiceCidr>,
-    /// The names of each Service's slices.
-    slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    /// The names of each Service's slices, sorted.
+    slices_of: BTreeMap<Id, Vec<Id>>,
     kernel_addresses: BTreeSet<IpAddr>,
     place: Place,
-    meanings: BTreeMap<ObjectName, Meaning>,
+    meanings: BTreeMap<Id, Meaning>,
     claimed_vips: BTreeMap<Vip, Claims>,
     claimed_cluster_ips: BTreeMap<IpAddr, Claims>,
     external_ips: BTreeMap<IpAddr, usize>,
@@ -92,9 +93,12 @@ pub struct Index {
     /// VIPs that more than one Service claims.
     contested: BTreeSet<Vip>,
     health_checks: BTreeMap<ObjectName, HealthCheck>,
-    too_long: BTreeMap<ObjectName, Vec<String>>,
+    too_long: BTreeMap<Id, Vec<String>>,
+    no_local: NoLocal,
     /// Services to look at again.
-    dirty: BTreeSet<ObjectName>,
+    dirty: BTreeSet<Id>,
+    /// Whether the first lists have been stowed away.
+    is_dense: bool,
     told: Told,
 }
 
@@ -136,7 +140,9 @@ impl Index {
             contested: BTreeSet::new(),
             health_checks: BTreeMap::new(),
             too_long: BTreeMap::new(),
+            no_local: NoLocal::default(),
             dirty: BTreeSet::new(),
+            is_dense: false,
             told: Told::default(),
         }
     }
@@ -164,26 +170,30 @@ impl Index {
                 bad
             }
             Kind::ServiceCidr => {
-                let read = |object: &DynamicObject| object::service_cidr(object).map(Some);
+                let read = |object: &Object| object::service_cidr(object).map(Some);
                 let (_, bad) = self.service_cidrs.take(event, read);
                 bad
             }
         }
     }
 
-    fn slice_changed(&mut self, name: ObjectName, before: Option<Slice>, after: Option<Slice>) {
+    fn slice_changed(&mut self, name: Id, before: Option<Arc<Slice>>, after: Option<Arc<Slice>>) {
         if let Some(before) = before {
             if let Some(slices) = self.slices_of.get_mut(&before.service) {
-                slices.remove(&name);
+                slices.retain(|slice| *slice != name);
                 if slices.is_empty() {
                     self.slices_of.remove(&before.service);
                 }
             }
-            self.dirty.insert(before.service);
+            self.dirty.insert(before.service.clone());
         }
         if let Some(after) = after {
-            self.slices_of.entry(after.service.clone()).or_default().insert(name);
-            self.dirty.insert(after.service);
+            let slices = self.slices_of.entry(after.service.clone()).or_default();
+            if let Err(at) = slices.binary_search(&name) {
+                slices.reserve_exact(1);
+                slices.insert(at, name);
+            }
+            self.dirty.insert(after.service.clone());
         }
     }
 
@@ -209,7 +219,9 @@ impl Index {
         for name in std::mem::take(&mut self.dirty) {
             let after = self.services.all.get(&name).map(|service| {
                 let names = self.slices_of.get(&name).into_iter().flatten();
-                let slices: Vec<&Slice> = names.filter_map(|slice| self.slices.all.get(slice)).collect();
+                let slices: Vec<&Slice> = names
+                    .filter_map(|slice| self.slices.all.get(slice).map(|slice| &**slice))
+                    .collect();
                 meaning(&name, service, &slices, &self.place)
             });
             let created = self.services.all.get(&name).and_then(|service| service.created);
@@ -222,11 +234,22 @@ impl Index {
             }
         }
         self.differences(before, &mut update);
+        if !std::mem::replace(&mut self.is_dense, true) {
+            self.make_dense();
+        }
         Some(update)
     }
 
+    /// Maps that grew in the order of their keys are half empty; those that are collected are full.
+    fn make_dense(&mut self) {
+        self.slices_of = std::mem::take(&mut self.slices_of).into_iter().collect();
+        self.meanings = std::mem::take(&mut self.meanings).into_iter().collect();
+        self.claimed_vips = std::mem::take(&mut self.claimed_vips).into_iter().collect();
+        self.claimed_cluster_ips = std::mem::take(&mut self.claimed_cluster_ips).into_iter().collect();
+    }
+
     fn update_place(&mut self, update: &mut Update) {
-        let node = self.node.as_ref();
+        let node = self.node.as_deref();
         let place = place(node, &self.kernel_addresses, &self.settings.nodeport_addresses);
         let networks: Vec<IpNet> = self
             .service_cidrs
@@ -260,11 +283,11 @@ impl Index {
                 .entry(*address)
                 .or_insert_with(|| self.cluster_ip(address));
         }
-        for address in &meaning.external_ips {
+        for address in &meaning.rest().external_ips {
             let there = self.external_ips.contains_key(address);
             before.external_ips.entry(*address).or_insert(there);
         }
-        for hairpin in &meaning.hairpins {
+        for hairpin in &meaning.rest().hairpins {
             let there = self.hairpins.contains_key(hairpin);
             before.hairpins.entry(*hairpin).or_insert(there);
         }
@@ -280,12 +303,19 @@ impl Index {
         self.meanings.get(holder)?.cluster_ips.get(address).cloned()
     }
 
-    fn disclaim(&mut self, name: &ObjectName) {
+    fn disclaim(&mut self, name: &Id) {
         let Some(meaning) = self.meanings.remove(name) else {
             return;
         };
-        self.health_checks.remove(name);
-        self.too_long.remove(name);
+        let rest = meaning.rest();
+        self.no_local.internal -= rest.no_local.internal;
+        self.no_local.external -= rest.no_local.external;
+        if rest.health_check.is_some() {
+            self.health_checks.remove(&name.name());
+        }
+        if !rest.too_long.is_empty() {
+            self.too_long.remove(name);
+        }
         for vip in meaning.frontends.keys() {
             if release(&mut self.claimed_vips, vip, name) < 2 {
                 self.contested.remove(vip);
@@ -294,37 +324,38 @@ impl Index {
         for address in meaning.cluster_ips.keys() {
             release(&mut self.claimed_cluster_ips, address, name);
         }
-        for address in &meaning.external_ips {
+        for address in &meaning.rest().external_ips {
             count_down(&mut self.external_ips, address);
         }
-        for hairpin in &meaning.hairpins {
+        for hairpin in &meaning.rest().hairpins {
             count_down(&mut self.hairpins, hairpin);
         }
     }
 
-    fn claim(&mut self, name: &ObjectName, created: Option<Timestamp>, meaning: Meaning) {
+    fn claim(&mut self, name: &Id, created: Option<Timestamp>, meaning: Meaning) {
         let claim = || (created, name.clone());
         for vip in meaning.frontends.keys() {
-            let claims = self.claimed_vips.entry(*vip).or_default();
-            claims.insert(claim());
-            if claims.len() > 1 {
+            if insert(self.claimed_vips.entry(*vip).or_default(), claim()) > 1 {
                 self.contested.insert(*vip);
             }
         }
         for address in meaning.cluster_ips.keys() {
-            self.claimed_cluster_ips.entry(*address).or_default().insert(claim());
+            insert(self.claimed_cluster_ips.entry(*address).or_default(), claim());
         }
-        for address in &meaning.external_ips {
+        for address in &meaning.rest().external_ips {
             *self.external_ips.entry(*address).or_default() += 1;
         }
-        for hairpin in &meaning.hairpins {
+        for hairpin in &meaning.rest().hairpins {
             *self.hairpins.entry(*hairpin).or_default() += 1;
         }
-        if let Some(check) = meaning.health_check {
-            self.health_checks.insert(name.clone(), check);
+        let rest = meaning.rest();
+        self.no_local.internal += rest.no_local.internal;
+        self.no_local.external += rest.no_local.external;
+        if let Some(check) = rest.health_check {
+            self.health_checks.insert(name.name(), check);
         }
-        if !meaning.too_long.is_empty() {
-            self.too_long.insert(name.clone(), meaning.too_long.clone());
+        if !rest.too_long.is_empty() {
+            self.too_long.insert(name.clone(), rest.too_long.clone());
         }
         self.meanings.insert(name.clone(), meaning);
     }
@@ -360,7 +391,7 @@ impl Index {
     pub fn conflicts(&self) -> BTreeSet<Conflict> {
         let of_vip = |vip: &Vip| {
             let claims = self.claimed_vips.get(vip).into_iter().flatten();
-            let mut claimants = claims.map(|(_, name)| name.clone());
+            let mut claimants = claims.map(|(_, id)| id.name());
             let (vip, holder) = (*vip, claimants.next());
             let conflict = move |loser| {
                 let holder = holder.clone()?;
@@ -374,6 +405,11 @@ impl Index {
     /// Where load balancers ask for Services' endpoints on this node.
     pub const fn health_checks(&self) -> &BTreeMap<ObjectName, HealthCheck> {
         &self.health_checks
+    }
+
+    /// How many ports have endpoints on other nodes alone, although a policy asks for those of this one.
+    pub const fn no_local(&self) -> NoLocal {
+        self.no_local
     }
 
     /// On which addresses node ports listen.
@@ -393,11 +429,8 @@ impl Index {
 
     /// Where a probe's target answers, empty if there is no such Service or TCP port.
     pub fn addresses(&self, target: &ProbeTarget) -> Vec<SocketAddr> {
-        let name = ObjectName {
-            namespace: target.namespace.clone(),
-            name: target.name.clone(),
-        };
-        let Some(service) = self.services.all.get(&name) else {
+        let id = Id::new(&target.namespace, &target.name);
+        let Some(service) = self.services.all.get(&id) else {
             return vec![];
         };
         let has = |p: &object::ServicePort| p.protocol == Protocol::Tcp && p.port == target.port;
@@ -414,8 +447,18 @@ fn changed_members<T: Copy + Ord>(before: &BTreeSet<T>, after: &BTreeSet<T>) -> 
     gone.chain(new).collect()
 }
 
+/// Puts a claim in its place, and says how many there are.
+fn insert(claims: &mut Claims, claim: (Option<Timestamp>, Id)) -> usize {
+    if let Err(at) = claims.binary_search(&claim) {
+        // Nearly all have a single one.
+        claims.reserve_exact(1);
+        claims.insert(at, claim);
+    }
+    claims.len()
+}
+
 /// Takes a claim back, and says how many are left.
-fn release<K: Copy + Ord>(claims: &mut BTreeMap<K, Claims>, key: &K, name: &ObjectName) -> usize {
+fn release<K: Copy + Ord>(claims: &mut BTreeMap<K, Claims>, key: &K, name: &Id) -> usize {
     let Some(claimants) = claims.get_mut(key) else {
         return 0;
     };

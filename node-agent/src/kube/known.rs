@@ -1,11 +1,10 @@
 //! Objects of one kind, kept in step with a watch's events.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use kube::core::DynamicObject;
-use nftfleet_domain::service::ObjectName;
-
-use super::object::{self, BadObject, Read};
+use super::id::Id;
+use super::object::{BadObject, Object, Read};
 
 /// An event of a watch.
 #[derive(Clone, Debug)]
@@ -13,21 +12,24 @@ pub enum Event {
     /// A list of all objects begins.
     Begin,
     /// An object of the list.
-    Listed(DynamicObject),
+    Listed(Object),
     /// The list is complete: what was not in it is gone.
     End,
     /// An object is new or has changed.
-    Applied(DynamicObject),
+    Applied(Object),
     /// An object is gone.
-    Deleted(DynamicObject),
+    Deleted(Object),
 }
+
+/// All objects of a kind, by name.
+type All<T> = BTreeMap<Id, Arc<T>>;
 
 /// Objects of one kind: those that are known, and those of a list under way.
 #[derive(Debug)]
 pub(super) struct Known<T> {
     /// Those that are known.
-    pub all: BTreeMap<ObjectName, T>,
-    listed: Option<BTreeMap<ObjectName, T>>,
+    pub all: All<T>,
+    listed: Option<All<T>>,
     /// Whether a list was ever complete.
     pub complete: bool,
 }
@@ -43,21 +45,23 @@ impl<T> Default for Known<T> {
 }
 
 /// What an event changed: the object as it was and as it is.
-pub(super) type Changed<T> = (ObjectName, Option<T>, Option<T>);
+pub(super) type Changed<T> = (Id, Option<Arc<T>>, Option<Arc<T>>);
 
-impl<T: Clone + PartialEq> Known<T> {
+impl<T: PartialEq> Known<T> {
     /// Takes an event in; gives what it changed, and what made no sense.
     pub fn take(
         &mut self,
         event: Event,
-        read: impl FnOnce(&DynamicObject) -> Result<Option<Read<T>>, BadObject>,
+        read: impl FnOnce(&Object) -> Result<Option<Read<T>>, BadObject>,
     ) -> (Vec<Changed<T>>, Vec<BadObject>) {
         let mut bad = Vec::new();
-        // What was understood before stays: a bad update must not take a Service away.
-        let understood = |object: &DynamicObject, known: Option<&T>| match read(object) {
+        // What was understood before stays: a bad update must not take a Service away. And an object that means the same as
+        // before is the one from before.
+        let understood = |object: &Object, known: Option<&Arc<T>>| match read(object) {
             Ok(Some(read)) => {
                 bad.extend(read.left_out);
-                Some(read.object)
+                let same = known.filter(|known| ***known == read.object).cloned();
+                Some(same.unwrap_or_else(|| Arc::new(read.object)))
             }
             Ok(None) => None,
             Err(error) => {
@@ -71,47 +75,54 @@ impl<T: Clone + PartialEq> Known<T> {
                 vec![]
             }
             Event::Listed(object) => {
-                let name = object::name_of(&object);
-                if let Some(found) = understood(&object, self.all.get(&name)) {
-                    self.listed.get_or_insert_default().insert(name, found);
+                let id = object.id();
+                let (id, known) = match self.all.get_key_value(&id) {
+                    Some((id, known)) => (id.clone(), Some(known)),
+                    None => (id, None),
+                };
+                if let Some(found) = understood(&object, known) {
+                    self.listed.get_or_insert_default().insert(id, found);
                 }
                 vec![]
             }
             Event::End => self.replace(),
             Event::Applied(object) => {
-                let name = object::name_of(&object);
-                let found = understood(&object, self.all.get(&name));
-                vec![self.set(name, found)]
+                let id = object.id();
+                let found = understood(&object, self.all.get(&id));
+                self.set(id, found).into_iter().collect()
             }
-            Event::Deleted(object) => vec![self.set(object::name_of(&object), None)],
+            Event::Deleted(object) => self.set(object.id(), None).into_iter().collect(),
         };
-        let changed = changed.into_iter().filter(|(_, before, after)| before != after);
-        (changed.collect(), bad)
+        (changed, bad)
     }
 
-    fn set(&mut self, name: ObjectName, object: Option<T>) -> Changed<T> {
-        let before = match &object {
-            Some(object) => self.all.insert(name.clone(), object.clone()),
-            None => self.all.remove(&name),
+    fn set(&mut self, id: Id, after: Option<Arc<T>>) -> Option<Changed<T>> {
+        let (id, before) = match self.all.get_key_value(&id) {
+            Some((id, before)) => (id.clone(), Some(Arc::clone(before))),
+            None => (id, None),
         };
-        (name, before, object)
+        if before == after {
+            return None;
+        }
+        match &after {
+            Some(object) => self.all.insert(id.clone(), Arc::clone(object)),
+            None => self.all.remove(&id),
+        };
+        Some((id, before, after))
     }
 
     fn replace(&mut self) -> Vec<Changed<T>> {
         self.complete = true;
-        let listed = self.listed.take().unwrap_or_default();
-        let gone: Vec<_> = self
-            .all
-            .keys()
-            .filter(|name| !listed.contains_key(*name))
-            .cloned()
-            .collect();
-        let gone = gone.into_iter().map(|name| (name, None));
-        let new = listed.into_iter().map(|(name, object)| (name, Some(object)));
-        gone.chain(new)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .map(|(name, object)| self.set(name, object))
-            .collect()
+        // Collected anew: a map that grew in the order of its keys is half empty.
+        let listed: All<T> = self.listed.take().unwrap_or_default().into_iter().collect();
+        let before = std::mem::replace(&mut self.all, listed);
+        let gone = before.iter().filter(|(id, _)| !self.all.contains_key(*id));
+        let gone = gone.map(|(id, object)| (id.clone(), Some(Arc::clone(object)), None));
+        let new = self.all.iter().filter_map(|(id, after)| {
+            let before = before.get(id);
+            let changed = before.is_none_or(|before| before != after);
+            changed.then(|| (id.clone(), before.cloned(), Some(Arc::clone(after))))
+        });
+        gone.chain(new).collect()
     }
 }

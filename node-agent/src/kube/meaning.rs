@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use nftfleet_domain::service::{Endpoint, Family, ObjectName, Protocol, Vip};
+use nftfleet_domain::service::{Endpoint, Family, Protocol, Vip};
 
 use super::choice::{Chosen, candidates, choose};
+use super::few::Few;
+use super::id::Id;
 use super::object::{Service, ServicePort, Slice};
 use crate::dataplane::desired::{Affinity, Frontend, List, Name, Route};
 use crate::dataplane::layout::most_endpoints;
@@ -35,11 +37,18 @@ pub struct HealthCheck {
 
 /// What a Service asks of the data plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Meaning {
+pub(super) struct Meaning {
     /// Its VIPs.
-    pub frontends: BTreeMap<Vip, Frontend>,
+    pub frontends: Few<Vip, Frontend>,
     /// Its virtual addresses, and the Service's name.
-    pub cluster_ips: BTreeMap<IpAddr, Name>,
+    pub cluster_ips: Few<IpAddr, Name>,
+    /// What most Services have nothing of.
+    rest: Option<Box<Rest>>,
+}
+
+/// What most Services have nothing of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rest {
     /// Its load balancers' and external addresses.
     pub external_ips: BTreeSet<IpAddr>,
     /// Its endpoints on this node.
@@ -48,23 +57,60 @@ pub struct Meaning {
     pub health_check: Option<HealthCheck>,
     /// Lists that are longer than the table has room for, in words.
     pub too_long: Vec<String>,
+    /// Its ports with endpoints on other nodes alone, although a policy asks for those of this one.
+    pub no_local: NoLocal,
+}
+
+/// Counts of ports, once for each family, with endpoints on other nodes alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoLocal {
+    /// Whose internal traffic policy is Local.
+    pub internal: usize,
+    /// Whose external one is, of those that can be reached from outside.
+    pub external: usize,
+}
+
+impl NoLocal {
+    const NONE: Self = Self {
+        internal: 0,
+        external: 0,
+    };
+}
+
+impl Rest {
+    const NOTHING: Self = Self {
+        external_ips: BTreeSet::new(),
+        hairpins: BTreeSet::new(),
+        health_check: None,
+        too_long: Vec::new(),
+        no_local: NoLocal::NONE,
+    };
+}
+
+impl Meaning {
+    /// What most Services have nothing of.
+    pub fn rest(&self) -> &Rest {
+        static NOTHING: Rest = Rest::NOTHING;
+        self.rest.as_deref().unwrap_or(&NOTHING)
+    }
 }
 
 /// nft takes comments of up to 128 bytes.
 const LONGEST_NAME: usize = 124;
 
 /// The Service's meaning.
-pub fn meaning(name: &ObjectName, service: &Service, slices: &[&Slice], place: &Place) -> Meaning {
-    let mut meaning = Meaning::default();
+pub(super) fn meaning(name: &Id, service: &Service, slices: &[&Slice], place: &Place) -> Meaning {
+    let mut rest = Rest::NOTHING;
+    let mut frontends = BTreeMap::new();
     let mut ready_here = BTreeSet::new();
-    for address in &service.cluster_ips {
-        meaning.cluster_ips.insert(*address, cut(name.to_string()));
-    }
+    let named = cut(name.to_string());
+    let cluster_ips = service.cluster_ips.iter().map(|address| (*address, Arc::clone(&named)));
+    let cluster_ips = cluster_ips.collect::<BTreeMap<_, _>>();
     // A Service is of the families of its ClusterIPs; node ports and addresses of others are none of its own.
     let is_of = |family| service.cluster_ips.iter().any(|address| Family::of(*address) == family);
     let external = service.external_ips.iter().chain(&service.load_balancer_ips);
     let external = external.filter(|address| is_of(Family::of(**address)));
-    meaning.external_ips = external.copied().collect();
+    rest.external_ips = external.copied().collect();
     for family in Family::BOTH.into_iter().filter(|family| is_of(*family)) {
         let sources = sources(service, family, place);
         for port in &service.ports {
@@ -79,7 +125,7 @@ pub fn meaning(name: &ObjectName, service: &Service, slices: &[&Slice], place: &
                 };
                 of_family.map(vip).collect()
             };
-            let mut external = vips(&mut meaning.external_ips.iter(), port.port);
+            let mut external = vips(&mut rest.external_ips.iter(), port.port);
             if let Some(node_port) = port.node_port {
                 external.extend(vips(&mut place.nodeport_ips.iter(), node_port));
             }
@@ -92,11 +138,11 @@ pub fn meaning(name: &ObjectName, service: &Service, slices: &[&Slice], place: &
                 sources: sources.clone(),
             };
             let chosen = choose(&found, place, port.protocol);
-            port.note(&mut meaning, &chosen, |endpoint| found[endpoint].local);
-            port.add_to(&mut meaning, &chosen);
+            port.note(&mut rest, &chosen, |endpoint| found[endpoint].local);
+            port.add_to(&mut frontends, &chosen);
         }
     }
-    meaning.health_check = service.health_check_port.map(|port| {
+    rest.health_check = service.health_check_port.map(|port| {
         // Of the first family: an endpoint has an address in each.
         let first = service.cluster_ips.first().map(|address| Family::of(*address));
         let of_first = |address: &&IpAddr| Some(Family::of(**address)) == first;
@@ -105,7 +151,11 @@ pub fn meaning(name: &ObjectName, service: &Service, slices: &[&Slice], place: &
             local_endpoints: ready_here.iter().filter(of_first).count(),
         }
     });
-    meaning
+    Meaning {
+        frontends: frontends.into(),
+        cluster_ips: cluster_ips.into(),
+        rest: (rest != Rest::NOTHING).then(|| Box::new(rest)),
+    }
 }
 
 /// Who may connect to load balancers' addresses of a family; none means everybody.
@@ -155,7 +205,7 @@ impl Port<'_> {
         (!endpoints.is_empty()).then_some(List { endpoints, affinity })
     }
 
-    fn add_to(self, meaning: &mut Meaning, chosen: &Chosen) {
+    fn add_to(self, frontends: &mut BTreeMap<Vip, Frontend>, chosen: &Chosen) {
         let all = || self.list(Which::All, &chosen.all);
         let local = || self.list(Which::Local, &chosen.local);
         let frontend = |route, all, local| Frontend {
@@ -179,22 +229,27 @@ impl Port<'_> {
         };
         // A VIP that is there already is a repeated port of this Service: the first stays.
         for vip in self.internal {
-            meaning.frontends.entry(vip).or_insert_with(|| inside.clone());
+            frontends.entry(vip).or_insert_with(|| inside.clone());
         }
         for vip in self.external {
             let is_guarded = self.service.load_balancer_ips.contains(&vip.address);
-            meaning.frontends.entry(vip).or_insert_with(|| Frontend {
+            frontends.entry(vip).or_insert_with(|| Frontend {
                 sources: self.sources.clone().filter(|_| is_guarded),
                 ..outside.clone()
             });
         }
     }
 
-    /// Endpoints of this node, which may meet themselves through any list that is used, and lists that are too long.
-    fn note(&self, meaning: &mut Meaning, chosen: &Chosen, is_local: impl Fn(&Endpoint) -> bool) {
+    /// Endpoints of this node, which may meet themselves through any list that is used, lists that are too long, and those
+    /// without endpoints of this node.
+    fn note(&self, rest: &mut Rest, chosen: &Chosen, is_local: impl Fn(&Endpoint) -> bool) {
         let (internal_local, external_local) = (self.service.internal_local, self.service.external_local);
         let has_external = !self.external.is_empty();
         let uses_local = internal_local || (external_local && has_external);
+        if chosen.any && chosen.local.is_empty() {
+            rest.no_local.internal += usize::from(internal_local);
+            rest.no_local.external += usize::from(external_local && has_external);
+        }
         let uses_all = !internal_local || has_external;
         let lists = [
             (Which::All, uses_all, &chosen.all),
@@ -203,10 +258,9 @@ impl Port<'_> {
         for (which, _, endpoints) in lists.into_iter().filter(|(_, used, _)| *used) {
             let (count, most) = (endpoints.len(), most_endpoints(which));
             let here = endpoints.iter().take(most).filter(|endpoint| is_local(endpoint));
-            meaning.hairpins.extend(here.map(|endpoint| (self.protocol, *endpoint)));
+            rest.hairpins.extend(here.map(|endpoint| (self.protocol, *endpoint)));
             if count > most {
-                meaning
-                    .too_long
+                rest.too_long
                     .push(format!("{}: {count} endpoints, more than {most}", self.name));
             }
         }
@@ -214,7 +268,7 @@ impl Port<'_> {
 }
 
 /// As a person reads it: by its name, or by its number if it has none.
-fn name_of_port(service: &ObjectName, port: &ServicePort) -> Name {
+fn name_of_port(service: &Id, port: &ServicePort) -> Name {
     cut(if port.name.is_empty() {
         format!("{service}:{}", port.port)
     } else {

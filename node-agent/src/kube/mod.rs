@@ -3,6 +3,8 @@
 
 mod choice;
 mod conflicts;
+mod few;
+mod id;
 pub mod index;
 pub mod known;
 pub mod meaning;
@@ -13,6 +15,7 @@ pub mod watch;
 
 pub use index::{Conflict, Index, IndexSettings, Kind};
 pub use known::Event;
-pub use meaning::HealthCheck;
+pub use meaning::{HealthCheck, NoLocal};
+pub use object::Object;
 pub use place::{LocalTraffic, NodePortAddresses};
 pub use watch::Services;

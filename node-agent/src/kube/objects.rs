@@ -5,11 +5,11 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, stream};
 use kube::api::{Api, ApiResource, GroupVersionKind};
-use kube::core::DynamicObject;
 use kube::runtime::watcher;
 
 use super::index::Kind;
 use super::known::Event;
+use super::object::Object;
 use crate::pause::Pause;
 
 /// Objects that other proxies or nobody should serve, as kube-proxy selects them.
@@ -22,7 +22,7 @@ const PAGE: u32 = 500;
 const KIND_AGAIN: Duration = Duration::from_secs(30);
 
 /// A watch of the library.
-type Watch = BoxStream<'static, watcher::Result<watcher::Event<DynamicObject>>>;
+type Watch = BoxStream<'static, watcher::Result<watcher::Event<Object>>>;
 
 /// Every object of a kind. What breaks is begun again after a pause; what was seen stays until the new list is in.
 pub(super) fn objects(client: &kube::Client, kind: Kind, node: &str) -> impl Stream<Item = Event> + use<> {
@@ -33,7 +33,7 @@ pub(super) fn objects(client: &kube::Client, kind: Kind, node: &str) -> impl Str
         Kind::ServiceCidr => ("networking.k8s.io", "servicecidrs"),
     };
     let named = GroupVersionKind::gvk(group, "v1", kind.name());
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&named, plural));
+    let api: Api<Object> = Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&named, plural));
     let config = watcher::Config::default().page_size(PAGE);
     let config = match kind {
         Kind::Service | Kind::Slice => config.labels(OURS),
@@ -104,7 +104,7 @@ impl<B: Fn() -> Watch> Objects<B> {
     }
 }
 
-fn of_watcher(event: watcher::Event<DynamicObject>) -> Event {
+fn of_watcher(event: watcher::Event<Object>) -> Event {
     match event {
         watcher::Event::Init => Event::Begin,
         watcher::Event::InitApply(object) => Event::Listed(object),

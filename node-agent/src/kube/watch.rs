@@ -13,13 +13,13 @@ use nftfleet_domain::rollout::ProbeTarget;
 use nftfleet_domain::service::ObjectName;
 use tokio::sync::watch;
 
-use super::conflicts;
 use super::index::{Index, Kind};
 use super::known::Event;
-use super::meaning::HealthCheck;
-use super::object;
+use super::meaning::{HealthCheck, NoLocal};
 use super::objects::objects;
+use crate::clock::Clock;
 use crate::dataplane::Update;
+use crate::dataplane::desired::Heard;
 use crate::pause::Pause;
 use crate::telemetry::Telemetry;
 
@@ -123,6 +123,8 @@ pub struct Hearers<F> {
     pub asked: watch::Sender<Asked>,
     /// Counts.
     pub telemetry: Arc<Telemetry>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// What is seen.
@@ -160,9 +162,13 @@ pub async fn run(
     let mut events = pin!(stream::select(objects, addresses.boxed()).ready_chunks(MOST_EVENTS));
     let mut told_conflicts = BTreeSet::new();
     while let Some(chunk) = events.next().await {
+        let mut heard = Heard::default();
         let update = {
             let mut index = services.index();
             for seen in chunk {
+                if let Seen::Object(kind, event) = &seen {
+                    note(&mut heard, *kind, event);
+                }
                 match seen {
                     Seen::Object(kind, event) => take(&mut index, kind, *event, &hearers.telemetry),
                     Seen::Addresses(addresses) => index.set_addresses(addresses),
@@ -170,25 +176,52 @@ pub async fn run(
             }
             index.update()
         };
-        let Some(update) = update else { continue };
+        let now = hearers.clock.now();
+        hearers.telemetry.heard(now, &heard);
+        let Some(mut update) = update else {
+            heard.triggers.clear();
+            hearers.telemetry.nothing_to_do(now, &heard);
+            continue;
+        };
         let first = !*services.complete.borrow();
         if first || !update.is_empty() {
+            update.heard = heard;
             (hearers.updates)(update);
+        } else {
+            hearers.telemetry.nothing_to_do(now, &heard);
         }
         // Only now: whoever waits for this may ask the data plane next.
         if first {
             services.tell_complete.send_replace(true);
         }
-        let now = {
+        let conflicts = {
             let index = services.index();
             hearers.asked.send_if_modified(|asked| tell_asked(asked, &index));
+            let NoLocal { internal, external } = index.no_local();
+            hearers.telemetry.no_local_endpoints(internal, external);
             index.conflicts()
         };
-        hearers.telemetry.conflicts(now.len());
-        for conflict in now.difference(&told_conflicts) {
-            conflicts::report(&client, &node, conflict);
+        hearers.telemetry.conflicts(conflicts.len());
+        for conflict in conflicts.difference(&told_conflicts) {
+            super::conflicts::report(&client, &node, conflict);
         }
-        told_conflicts = now;
+        told_conflicts = conflicts;
+    }
+}
+
+/// Counts an event of those that are counted. What a list brings at a start happened before it.
+fn note(heard: &mut Heard, kind: Kind, event: &Event) {
+    let (Event::Listed(object) | Event::Applied(object) | Event::Deleted(object)) = event else {
+        return;
+    };
+    match kind {
+        Kind::Service => heard.services += 1,
+        Kind::Slice => {
+            heard.slices += 1;
+            let trigger = object.trigger().filter(|_| !matches!(event, Event::Listed(_)));
+            heard.triggers.extend(trigger);
+        }
+        Kind::Node | Kind::ServiceCidr => {}
     }
 }
 
@@ -209,7 +242,7 @@ fn tell_asked(asked: &mut Asked, index: &Index) -> bool {
 
 fn take(index: &mut Index, kind: Kind, event: Event, telemetry: &Telemetry) {
     let name = match &event {
-        Event::Listed(object) | Event::Applied(object) => Some(object::name_of(object)),
+        Event::Listed(object) | Event::Applied(object) => Some(object.name()),
         _ => None,
     };
     for bad in index.take(kind, event) {

@@ -11,7 +11,7 @@ use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, Method, StatusCode, Uri};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -138,7 +138,7 @@ async fn resource(
         version_match: text(&parameters, "resourceVersionMatch").map(str::to_owned),
     };
     let answer = list(&mut shared.store(), &target, &options, &selector)?;
-    Ok(Json(answer).into_response())
+    Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
 }
 
 fn get_object(shared: &Shared, target: &Target, name: &str) -> Result<Response, Status> {
@@ -148,7 +148,7 @@ fn get_object(shared: &Shared, target: &Target, name: &str) -> Result<Response, 
     let object = store
         .get(target.resource, key)
         .ok_or_else(|| Status::no_such_object(target, name))?;
-    Ok(Json(&*object).into_response())
+    Ok(Json(&**object).into_response())
 }
 
 /// A parameter that was given and is not empty: an empty one counts as not given.

@@ -1,7 +1,5 @@
 //! Lists, in consistent chunks.
 
-use std::ops::Bound;
-
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
 
@@ -47,45 +45,46 @@ impl Continue {
     }
 }
 
-/// The answer to a list request: a `ServiceList` and so on.
+/// The answer to a list request as JSON: a `ServiceList` and so on.
 pub(super) fn list(
     store: &mut Store,
     target: &Target,
     options: &ListOptions,
     selector: &Selector,
-) -> Result<Value, Status> {
+) -> Result<String, Status> {
     let resource = target.resource;
     if options.continue_token.is_none() {
         store.count(resource, |served| served.lists += 1);
     }
     let newest = store.version();
     let (version, after) = begin(options, newest)?;
-    let Some(objects) = store.at(resource, version) else {
+    if version >= store.oldest() {
+        store.count(resource, |served| served.pages += 1);
+    }
+    let Some(objects) = store.at(resource, version, after.clone()) else {
         return Err(match after {
             Some(after) => Status::continue_expired(Continue { version: None, after }.encode()),
             None => Status::list_expired(),
         });
     };
-    store.count(resource, |served| served.pages += 1);
-
-    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-    let mut wanted = objects
-        .range((from, Bound::Unbounded))
-        .filter(|(_, object)| selector.wants(object))
-        .peekable();
+    let mut wanted = objects.filter(|(_, object)| selector.wants(object)).peekable();
     // The watch cache of a real server answers version 0 in one piece, whatever the limit.
     let limit = if options.limit == 0 || options.resource_version == Some(0) {
         usize::MAX
     } else {
         options.limit
     };
-    let mut items = Vec::new();
+    let (mut items, mut count) = (String::new(), 0);
     let mut last = None;
-    while items.len() < limit
+    while count < limit
         && let Some((key, object)) = wanted.next()
     {
-        items.push(without_type(object));
-        last = Some(key.clone());
+        if count > 0 {
+            items.push(',');
+        }
+        items += object.item();
+        count += 1;
+        last = Some(key);
     }
 
     let mut metadata = json!({"resourceVersion": version.to_string()});
@@ -101,12 +100,10 @@ pub(super) fn list(
             metadata["remainingItemCount"] = json!(wanted.count());
         }
     }
-    Ok(json!({
-        "kind": format!("{}List", resource.kind()),
-        "apiVersion": resource.api_version(),
-        "metadata": metadata,
-        "items": items,
-    }))
+    let (kind, api_version) = (resource.kind(), resource.api_version());
+    Ok(format!(
+        r#"{{"kind":"{kind}List","apiVersion":"{api_version}","metadata":{metadata},"items":[{items}]}}"#
+    ))
 }
 
 /// The version to list at and the key after which to begin.
@@ -143,14 +140,4 @@ fn begin(options: &ListOptions, newest: u64) -> Result<(u64, Option<Key>), Statu
             "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\", \"\""
         ))),
     }
-}
-
-/// Items of a list do not repeat the type that the list's own kind tells.
-fn without_type(object: &Value) -> Value {
-    let mut item = object.clone();
-    if let Some(fields) = item.as_object_mut() {
-        fields.remove("kind");
-        fields.remove("apiVersion");
-    }
-    item
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::object::Object;
 use super::resource::Resource;
 
 /// How many writes are remembered before the oldest is forgotten, unless a test says otherwise.
@@ -37,14 +38,14 @@ pub(super) struct Write {
     pub(super) version: u64,
     pub(super) resource: Resource,
     pub(super) key: Key,
-    pub(super) before: Option<Arc<Value>>,
-    pub(super) after: Option<Arc<Value>>,
+    pub(super) before: Option<Arc<Object>>,
+    pub(super) after: Option<Arc<Object>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Store {
     version: u64,
-    objects: BTreeMap<(Resource, Key), Arc<Value>>,
+    objects: BTreeMap<(Resource, Key), Arc<Object>>,
     history: VecDeque<Write>,
     /// The most writes to remember.
     remembered: usize,
@@ -113,7 +114,7 @@ impl Store {
         if metadata["creationTimestamp"].is_null() {
             metadata["creationTimestamp"] = json!("2026-01-05T08:00:00Z");
         }
-        let after = Arc::new(object);
+        let after = Arc::new(Object::new(object));
         self.objects.insert((resource, key.clone()), Arc::clone(&after));
         self.remember(Write {
             version: self.version,
@@ -170,30 +171,46 @@ impl Store {
         self.oldest = self.version;
     }
 
-    pub(super) fn get(&self, resource: Resource, key: Key) -> Option<Arc<Value>> {
+    pub(super) fn get(&self, resource: Resource, key: Key) -> Option<Arc<Object>> {
         self.objects.get(&(resource, key)).cloned()
     }
 
-    /// All objects of a resource as they were at `version`, in order; `None` when that is forgotten.
-    pub(super) fn at(&self, resource: Resource, version: u64) -> Option<BTreeMap<Key, Arc<Value>>> {
+    /// The objects of a resource as they were at `version`, in order, those behind `after` if that is given; `None` when that
+    /// is forgotten.
+    pub(super) fn at(
+        &self,
+        resource: Resource,
+        version: u64,
+        after: Option<Key>,
+    ) -> Option<Box<dyn Iterator<Item = (Key, Arc<Object>)> + '_>> {
         if version < self.oldest {
             return None;
         }
-        let first = Bound::Included((resource, Key::default()));
-        let mut objects: BTreeMap<Key, Arc<Value>> = self
+        let from = after.map_or(Bound::Included(Key::default()), Bound::Excluded);
+        let now = self
             .objects
-            .range((first, Bound::Unbounded))
-            .take_while(|((found, _), _)| *found == resource)
-            .map(|((_, key), object)| (key.clone(), Arc::clone(object)))
-            .collect();
+            .range((from.clone().map(|key| (resource, key)), Bound::Unbounded))
+            .take_while(move |((found, _), _)| *found == resource)
+            .map(|((_, key), object)| (key.clone(), Arc::clone(object)));
         let later = self.history.iter().rev().take_while(|write| write.version > version);
-        for write in later.filter(|write| write.resource == resource) {
+        let mut later = later.filter(|write| write.resource == resource).peekable();
+        // Only a list that others wrote into costs a copy of everything.
+        if later.peek().is_none() {
+            return Some(Box::new(now));
+        }
+        let mut then: BTreeMap<Key, Arc<Object>> = now.collect();
+        for write in later {
             match &write.before {
-                Some(before) => objects.insert(write.key.clone(), Arc::clone(before)),
-                None => objects.remove(&write.key),
+                Some(before) => then.insert(write.key.clone(), Arc::clone(before)),
+                None => then.remove(&write.key),
             };
         }
-        Some(objects)
+        // What was undone may lie before the beginning.
+        let wanted = move |(key, _): &(Key, Arc<Object>)| match &from {
+            Bound::Excluded(after) => key > after,
+            _ => true,
+        };
+        Some(Box::new(then.into_iter().filter(wanted)))
     }
 
     /// The writes to a resource after `version`, in order, for a watch that is open; `None` when some are forgotten.

@@ -45,7 +45,7 @@ struct Watch {
     bookmarks: bool,
     /// The version up to which the client has been told everything.
     cursor: u64,
-    pending: VecDeque<Bytes>,
+    pending: VecDeque<Line>,
     next_bookmark: Instant,
     end: Instant,
     /// Nothing more comes after what is pending.
@@ -69,9 +69,9 @@ pub(super) fn watch(
     let cursor = match options.resource_version {
         None | Some(0) => {
             let now = store.version();
-            let state = store.at(resource, now).unwrap_or_default();
-            let wanted = state.values().filter(|object| selector.wants(object));
-            pending.extend(wanted.map(|object| event("ADDED", object)));
+            let state = store.at(resource, now, None).into_iter().flatten();
+            let wanted = state.filter(|(_, object)| selector.wants(object));
+            pending.extend(wanted.map(|(_, object)| Line::plain("ADDED", &object)));
             now
         }
         Some(version) if version < store.oldest() => {
@@ -79,7 +79,7 @@ pub(super) fn watch(
             if !shared.gone_in_stream.load(Ordering::SeqCst) {
                 return Err(status);
             }
-            pending.push_back(event("ERROR", &status.object()));
+            pending.push_back(Line::plain("ERROR", &status.object()));
             ended = true;
             version
         }
@@ -122,7 +122,10 @@ impl Watch {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         loop {
             if let Some(line) = self.pending.pop_front() {
-                return Some(Ok(line));
+                if let Some(version) = line.version {
+                    self.shared.note_told(version);
+                }
+                return Some(Ok(line.text));
             }
             if self.ended {
                 return None;
@@ -190,36 +193,53 @@ impl Watch {
             }
             _ => {}
         }
-        self.pending.push_back(event("BOOKMARK", &object));
+        self.pending.push_back(Line::plain("BOOKMARK", &object));
     }
 
     fn expire(&mut self) {
         let oldest = self.shared.store().oldest();
-        self.pending
-            .push_back(event("ERROR", &Status::watch_expired(self.cursor, oldest).object()));
+        self.pending.push_back(Line::plain(
+            "ERROR",
+            &Status::watch_expired(self.cursor, oldest).object(),
+        ));
         self.ended = true;
     }
 }
 
 /// What a watch with this selector is told of a write: an object that no longer matches is gone for it.
-fn told(write: &Write, selector: &Selector) -> Option<Bytes> {
+fn told(write: &Write, selector: &Selector) -> Option<Line> {
     let before = write.before.as_ref().filter(|object| selector.wants(object));
     let after = write.after.as_ref().filter(|object| selector.wants(object));
-    match (before, after) {
-        (None, None) => None,
-        (None, Some(after)) => Some(event("ADDED", after)),
-        (Some(_), Some(after)) => Some(event("MODIFIED", after)),
+    let line = match (before, after) {
+        (None, None) => return None,
+        (None, Some(after)) => Line::plain("ADDED", after),
+        (Some(_), Some(after)) => Line::plain("MODIFIED", after),
         (Some(before), None) => {
             // The last state, at the version of the deletion: clients go on from that version.
             let mut last = Value::clone(before);
             last["metadata"]["resourceVersion"] = json!(write.version.to_string());
-            Some(event("DELETED", &last))
+            Line::plain("DELETED", &last)
         }
-    }
+    };
+    Some(Line {
+        version: Some(write.version),
+        ..line
+    })
 }
 
-fn event(kind: &str, object: &Value) -> Bytes {
-    let mut line = json!({"type": kind, "object": object}).to_string();
-    line.push('\n');
-    line.into()
+/// A line of the stream.
+struct Line {
+    text: Bytes,
+    /// Of the write that it tells.
+    version: Option<u64>,
+}
+
+impl Line {
+    /// An event that tells no write. The type comes first, as real servers print it.
+    fn plain(kind: &str, object: &Value) -> Self {
+        Self {
+            text: format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").into(),
+            version: None,
+        }
+    }
 }

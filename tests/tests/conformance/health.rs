@@ -128,7 +128,7 @@ fn a_pod_of_two_families_is_one() {
 }
 
 /// It stands still.
-struct Stopped;
+pub struct Stopped;
 
 impl Clock for Stopped {
     fn now(&self) -> Timestamp {
@@ -153,7 +153,7 @@ impl Ports {
             runtime.expect("a runtime").block_on(async {
                 let healthz = SocketAddr::new([0, 0, 0, 0].into(), HEALTHZ);
                 tokio::select! {
-                    () = serve(receiver, Some(healthz), Arc::new(Stopped)) => {}
+                    () = serve(receiver, Some(healthz), Arc::new(Stopped), Arc::default()) => {}
                     _ = stopped => {}
                 }
             });

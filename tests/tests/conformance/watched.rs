@@ -19,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::ask::{answered_by, asks, refused, unanswered, vips};
 use crate::case::cases;
+use crate::health::Stopped;
 use crate::objects::{NAMESPACE, WEB, named, slices, web, web_on_nodes};
 use crate::rig::{Rig, node_object};
 
@@ -75,6 +76,7 @@ impl Feed {
                     },
                     asked,
                     telemetry: Arc::new(Telemetry::default()),
+                    clock: Arc::new(Stopped),
                 };
                 tokio::select! {
                     () = run(Some(kubeconfig), node, services, addresses, hearers) => {}

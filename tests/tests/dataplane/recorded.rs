@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nftfleet_agent::dataplane::kernel::{Kernel, Observed, Transaction};
+use nftfleet_agent::dataplane::kernel::{Committed, Kernel, Observed, Transaction};
 use nftfleet_agent::dataplane::programmed::Sticky;
 use nftfleet_agent::dataplane::{KernelError, Layout, Netlink};
 use nftfleet_domain::inventory::TableState;
@@ -66,13 +66,13 @@ impl Kernel for Recorded {
         self.kernel.wait_for_packets();
     }
 
-    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<usize, KernelError> {
-        let bytes = self.kernel.commit(transaction)?;
+    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<Committed, KernelError> {
+        let committed = self.kernel.commit(transaction)?;
         self.record.lock().push(Commit {
             replaced: transaction.replace,
             made: transaction.make,
             elements: transaction.changes.len(),
         });
-        Ok(bytes)
+        Ok(committed)
     }
 }

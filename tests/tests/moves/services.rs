@@ -259,6 +259,79 @@ fn the_loser_of_an_address_is_told_by_an_event_and_a_metric() {
     assert!(metrics.contains("nftfleet_agent_address_conflicts 1"), "{metrics}");
 }
 
+/// The value of a metric in Prometheus' text.
+fn metric(text: &str, name: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let line = line.unwrap_or_else(|| panic!("no {name} in {text}"));
+    line.parse().expect("a number")
+}
+
+#[test]
+fn changes_and_how_long_they_took_are_told_under_kube_proxys_names() {
+    let mut world = moved(&[("NFTFLEET_METRICS_LISTEN", "192.168.50.1:8641")]);
+    let read = |world: &mut World| {
+        world.run(async |_| {
+            let answer = reqwest::get("http://192.168.50.1:8641/metrics").await.expect("metrics");
+            answer.text().await.expect("text")
+        })
+    };
+    let before = read(&mut world);
+    let programmed = "kubeproxy_network_programming_duration_seconds_count";
+    assert!(metric(&before, programmed).abs() < 0.5, "a list is no change: {before}");
+    let web = service("shop", "told").cluster_ips(["10.96.70.9"]);
+    let web = web
+        .port("", "TCP", 80, 8080)
+        .spec("internalTrafficPolicy", json!("Local"));
+    world.kubernetes.apply(web.object());
+    let slice = endpoint_slice("shop", "told", "a", AddressType::IPv4).port("", "TCP", 8080);
+    let mut slice = slice.endpoint("10.128.200.1", "worker", Readiness::READY).object();
+    // As the endpoints controller writes it.
+    let date = std::process::Command::new("date")
+        .args(["-u", "+%Y-%m-%dT%H:%M:%S.%NZ"])
+        .output();
+    let trigger = String::from_utf8(date.expect("the time").stdout)
+        .expect("a text")
+        .trim()
+        .to_owned();
+    slice["metadata"]["annotations"] = json!({"endpoints.kubernetes.io/last-change-trigger-time": trigger});
+    world.kubernetes.apply(slice);
+    let after = wait::until_blocking("the change to be counted", AT_ONCE, || {
+        let text = read(&mut world);
+        let no_local = "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"internal\"}";
+        (metric(&text, programmed) > 0.5 && metric(&text, no_local) > 0.5).then_some(text)
+    });
+    let took = metric(&after, "kubeproxy_network_programming_duration_seconds_sum");
+    assert!((0.0..AT_ONCE.as_secs_f64()).contains(&took), "{took}");
+    let grew = |name: &str| metric(&after, name) - metric(&before, name);
+    for (name, least) in [
+        ("kubeproxy_sync_proxy_rules_service_changes_total", 1.0),
+        ("kubeproxy_sync_proxy_rules_endpoint_changes_total", 1.0),
+        ("kubeproxy_sync_proxy_rules_duration_seconds_count", 1.0),
+        ("kubeproxy_sync_partial_proxy_rules_duration_seconds_count", 1.0),
+        ("nftfleet_agent_commit_seconds_count", 1.0),
+        ("nftfleet_agent_commit_elements_sum", 2.0),
+        ("nftfleet_agent_commit_bytes_sum", 100.0),
+        ("nftfleet_agent_queue_seconds_count", 1.0),
+    ] {
+        assert!(grew(name) >= least, "{name} grew by {}: {after}", grew(name));
+    }
+    for (name, value) in [
+        ("kubeproxy_sync_proxy_rules_service_changes_pending", 0.0),
+        ("kubeproxy_sync_proxy_rules_endpoint_changes_pending", 0.0),
+        ("kubeproxy_sync_proxy_rules_nftables_sync_failures_total", 0.0),
+        (
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"internal\"}",
+            1.0,
+        ),
+        (
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"external\"}",
+            0.0,
+        ),
+    ] {
+        assert!((metric(&after, name) - value).abs() < 0.5, "{name}: {after}");
+    }
+}
+
 #[test]
 fn an_api_without_service_cidrs_and_an_agent_without_leave_to_see_nodes_serve_all_the_same() {
     let mut world = World::new(&[NFT]);

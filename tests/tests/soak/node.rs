@@ -162,16 +162,17 @@ impl Node {
 
 fn start_dataplane(world: &World, clock: &Arc<dyn Clock>, foreign_edits: &Arc<AtomicU64>) -> Actor {
     let open = || {
-        let kernel = Netlink::open().expect("a netlink socket");
-        let listener = Listener::open(&kernel).expect("a subscription");
+        let mut kernel = Netlink::open().expect("a netlink socket");
+        let listener = Listener::open(&mut kernel).expect("a subscription");
         (kernel, listener, Conntrack::open().expect("connection tracking"))
     };
     let (kernel, mut listener, conntrack) = world.node().netns.run(open);
-    let cut = flows::start(conntrack).expect("a thread");
+    let cut = flows::start(conntrack, |_, _| {}).expect("a thread");
     let surroundings = Surroundings {
         clock: Arc::clone(clock),
         flows: Box::new(move |changed| cut.send(changed).expect("the thread that cuts off flows")),
         wait_for_packets: Box::new(wait_for_packets),
+        rounds: Box::new(drop),
     };
     // kube-proxy's default bit.
     let settings = LayoutSettings {

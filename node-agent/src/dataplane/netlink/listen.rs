@@ -1,10 +1,13 @@
 //! Hears of every change that others make to our table.
 
+use std::os::fd::{AsFd as _, OwnedFd};
+
 use nix::errno::Errno;
 
 use super::Netlink;
 use super::message::{INET, SUBSYSTEM, find, kind, text};
 use super::socket::{Socket, SocketError};
+use super::sys;
 use crate::dataplane::layout::TABLE;
 
 /// `NFNLGRP_NFTABLES`.
@@ -18,13 +21,16 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Subscribes in the calling thread's network namespace. What `own` writes is none of others.
+    /// Subscribes in the calling thread's network namespace. What `own` writes is none of others; while it writes much, the
+    /// subscription is interrupted.
     ///
     /// # Errors
     /// See [`SocketError`].
-    pub fn open(own: &Netlink) -> Result<Self, SocketError> {
+    pub fn open(own: &mut Netlink) -> Result<Self, SocketError> {
+        let socket = Socket::subscribed(GROUP)?;
+        own.heard_by = Some(Subscription(socket.duplicate()?));
         Ok(Self {
-            socket: Socket::subscribed(GROUP)?,
+            socket,
             own: own.socket.port()?,
         })
     }
@@ -46,5 +52,19 @@ impl Listener {
             Err(SocketError::Io { source, .. }) if source.raw_os_error() == Some(Errno::ENOBUFS as i32) => Ok(()),
             heard => heard,
         }
+    }
+}
+
+/// A listener's subscription, which can be interrupted.
+#[derive(Debug)]
+pub(super) struct Subscription(OwnedFd);
+
+impl Subscription {
+    /// Interrupts it, or takes it up again.
+    pub fn set(&self, wanted: bool) -> Result<(), SocketError> {
+        sys::subscribe(self.0.as_fd(), GROUP, wanted).map_err(|source| SocketError::Io {
+            what: "change the subscription",
+            source,
+        })
     }
 }

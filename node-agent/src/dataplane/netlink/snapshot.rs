@@ -83,7 +83,7 @@ impl Netlink {
     }
 
     /// The number of the ruleset's last change.
-    fn generation(&mut self) -> Result<Option<u32>, KernelError> {
+    pub(super) fn generation(&mut self) -> Result<Option<u32>, KernelError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut request = Vec::new();
         let (kind, flags) = (SUBSYSTEM << 8 | kind::GET_GENERATION, flag::ACKNOWLEDGE);

@@ -132,6 +132,17 @@ impl Socket {
         Ok(address.pid())
     }
 
+    /// Another handle to the same socket.
+    ///
+    /// # Errors
+    /// There are too many open files.
+    pub fn duplicate(&self) -> Result<OwnedFd, SocketError> {
+        self.fd.try_clone().map_err(|source| SocketError::Io {
+            what: "duplicate",
+            source,
+        })
+    }
+
     /// Waits for the next datagram, and hands its messages to `each` until that says that it has heard enough.
     ///
     /// # Errors

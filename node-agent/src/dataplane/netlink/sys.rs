@@ -27,17 +27,16 @@ pub fn membarrier() -> io::Result<()> {
     }
 }
 
-/// Switches a netlink socket's option on.
-fn switch_on(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    let length = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
+/// Sets a netlink socket's option.
+fn set(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
     // SAFETY: the option's value is a number on this stack, of the length that is given; the descriptor is borrowed and open.
     let done = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_NETLINK,
             option,
-            (&raw const on).cast(),
+            (&raw const value).cast(),
             length,
         )
     };
@@ -53,6 +52,20 @@ fn switch_on(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<()> {
 /// # Errors
 /// The socket is not one of netlink.
 pub fn ask_for_extended_errors(socket: BorrowedFd<'_>) -> io::Result<()> {
-    switch_on(socket, libc::NETLINK_EXT_ACK)?;
-    switch_on(socket, libc::NETLINK_CAP_ACK)
+    set(socket, libc::NETLINK_EXT_ACK, 1)?;
+    set(socket, libc::NETLINK_CAP_ACK, 1)
+}
+
+/// Has the kernel tell a netlink socket what concerns a group, or tell it no more.
+///
+/// # Errors
+/// The socket is not one of netlink, or has no such group.
+pub fn subscribe(socket: BorrowedFd<'_>, group: u32, wanted: bool) -> io::Result<()> {
+    let option = if wanted {
+        libc::NETLINK_ADD_MEMBERSHIP
+    } else {
+        libc::NETLINK_DROP_MEMBERSHIP
+    };
+    let group = libc::c_int::try_from(group).map_err(io::Error::other)?;
+    set(socket, option, group)
 }

@@ -45,7 +45,7 @@ impl Kernel for Paper {
         })
     }
 
-    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<usize, KernelError> {
+    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<Committed, KernelError> {
         if std::mem::take(&mut self.refuse) {
             return Err(KernelError::Restless);
         }
@@ -73,7 +73,7 @@ impl Kernel for Paper {
         table.programmed.apply(transaction.changes.to_vec());
         table.dormant = transaction.dormant.unwrap_or(table.dormant);
         self.commits.push(transaction.changes.len());
-        Ok(0)
+        Ok(Committed::default())
     }
 
     fn wait_for_packets(&mut self) {

@@ -65,7 +65,7 @@ fn served(input: HealthInput, healthz: Option<SocketAddr>) -> Served {
     let (input, receiver) = watch::channel(input);
     Served {
         input,
-        task: tokio::spawn(serve(receiver, healthz, Arc::new(Frozen))),
+        task: tokio::spawn(serve(receiver, healthz, Arc::new(Frozen), Arc::default())),
     }
 }
 
@@ -268,7 +268,7 @@ async fn the_addresses_are_those_asked_for() {
 async fn the_last_wish_stays_when_nobody_wishes_any_more_and_all_ends_with_the_server() {
     let web = free();
     let (input, receiver) = watch::channel(input([("web", web, 1)]));
-    let serving = tokio::spawn(serve(receiver, None, Arc::new(Frozen)));
+    let serving = tokio::spawn(serve(receiver, None, Arc::new(Frozen), Arc::default()));
     answered(LOCALHOST, web, "/").await;
     drop(input);
     tokio::task::yield_now().await;

@@ -7,7 +7,7 @@ use super::*;
 use crate::dataplane::Desired;
 use crate::dataplane::desired::{PodMatch, Route};
 
-fn object(value: Value) -> DynamicObject {
+fn object(value: Value) -> Object {
     serde_json::from_value(value).unwrap()
 }
 
@@ -18,7 +18,7 @@ fn name(text: &str) -> ObjectName {
     }
 }
 
-fn service(name: &str, created: u8, spec: &Value) -> DynamicObject {
+fn service(name: &str, created: u8, spec: &Value) -> Object {
     let created = format!("2026-01-{created:02}T08:00:00Z");
     let metadata = json!({"name": name, "namespace": "shop", "creationTimestamp": created});
     object(
@@ -26,12 +26,12 @@ fn service(name: &str, created: u8, spec: &Value) -> DynamicObject {
     )
 }
 
-fn plain(name: &str, last: u8) -> DynamicObject {
+fn plain(name: &str, last: u8) -> Object {
     let spec = json!({"clusterIPs": [format!("10.96.0.{last}")], "ports": [{"name": "http", "port": 80}]});
     service(name, last, &spec)
 }
 
-fn slice(name: &str, of: &str, endpoints: &[(u8, bool)]) -> DynamicObject {
+fn slice(name: &str, of: &str, endpoints: &[(u8, bool)]) -> Object {
     let endpoint = |(last, ready): &(u8, bool)| {
         json!({"addresses": [format!("10.128.0.{last}")], "nodeName": format!("node-{}", last % 3),
                "conditions": {"ready": ready, "serving": true, "terminating": !ready}})
@@ -43,7 +43,7 @@ fn slice(name: &str, of: &str, endpoints: &[(u8, bool)]) -> DynamicObject {
     }))
 }
 
-fn node(spec: &Value, addresses: &[&str]) -> DynamicObject {
+fn node(spec: &Value, addresses: &[&str]) -> Object {
     let address = |a: &&str| json!({"type": "InternalIP", "address": a});
     let addresses: Vec<_> = addresses.iter().map(address).collect();
     object(json!({"metadata": {"name": "node-1"}, "spec": spec, "status": {"addresses": addresses}}))
@@ -450,7 +450,7 @@ fn a_name_is_cut_to_what_nft_takes() {
     let long = "n".repeat(63);
     let spec = json!({"clusterIPs": ["10.96.0.1"], "ports": [{"name": "p".repeat(63), "port": 80}]});
     let mut long_named = service(&long, 1, &spec);
-    long_named.metadata.namespace = Some("s".repeat(63));
+    kube::Resource::meta_mut(&mut long_named).namespace = Some("s".repeat(63));
     index.take(Kind::Service, Event::Applied(long_named));
     desired.apply(index.update().unwrap());
     for name in [&at(&desired, "10.96.0.1").name, &desired.cluster_ips[&ip("10.96.0.1")]] {
@@ -533,13 +533,13 @@ proptest! {
         desired.apply(one.update().unwrap());
 
         // The objects that are left, told as lists, in another order.
-        let mut left: Vec<(Kind, DynamicObject)> = Vec::new();
+        let mut left: Vec<(Kind, Object)> = Vec::new();
         for (happening, _) in &happenings {
             let (kind, event) = match happening {
                 Happening::Service(n, ..) | Happening::NoService(n) => (Kind::Service, format!("svc-{n}")),
                 Happening::Slice(n, ..) | Happening::NoSlice(n) => (Kind::Slice, format!("slice-{n}")),
             };
-            left.retain(|(k, o)| *k != kind || o.metadata.name.as_ref() != Some(&event));
+            left.retain(|(k, o)| *k != kind || o.name().name != event);
             match happening {
                 Happening::Service(n, last, is_local) => {
                     let policy = if *is_local { "Local" } else { "Cluster" };

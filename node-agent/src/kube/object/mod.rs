@@ -1,10 +1,11 @@
 //! Objects of the Kubernetes API, read from their JSON field by field.
 //!
-//! Only the fields that matter are read, and each object by itself. What makes no sense is refused with the path of its
+//! Only the fields that matter are read, straight from the text, and each object by itself. What makes no sense is refused with the path of its
 //! field: the whole object where half of it would mislead (a Service's ports), else that part alone (one endpoint of a
 //! slice). A typed list of `k8s-openapi` would fail as a whole.
 
 mod node;
+mod raw;
 mod service;
 mod service_cidr;
 mod slice;
@@ -13,11 +14,11 @@ use std::net::IpAddr;
 use std::str::FromStr as _;
 
 use ipnet::IpNet;
-use kube::core::DynamicObject;
-use nftfleet_domain::service::{BadProtocol, ObjectName, Protocol};
-use serde::Deserialize;
+use nftfleet_domain::service::{BadProtocol, Protocol};
 
 pub use node::{Node, node};
+pub use raw::Object;
+use raw::Text;
 pub use service::{Service, ServicePort, service};
 pub use service_cidr::{ServiceCidr, service_cidr};
 pub use slice::{NodeHint, Slice, SliceEndpoint, SlicePort, slice};
@@ -48,19 +49,6 @@ pub struct Read<T> {
     pub object: T,
     /// What does not.
     pub left_out: Vec<BadObject>,
-}
-
-/// The namespace and name of an object.
-pub fn name_of(object: &DynamicObject) -> ObjectName {
-    ObjectName {
-        namespace: object.metadata.namespace.clone().unwrap_or_default(),
-        name: object.metadata.name.clone().unwrap_or_default(),
-    }
-}
-
-fn read<'a, T: Deserialize<'a>>(object: &'a DynamicObject) -> Result<T, BadObject> {
-    serde_path_to_error::deserialize(&object.data)
-        .map_err(|error| BadObject::new(error.path().to_string(), error.inner().to_string()))
 }
 
 fn protocol(path: &str, text: Option<&str>) -> Result<Protocol, BadObject> {

@@ -3,9 +3,8 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use kube::core::DynamicObject;
 
-use super::{BadObject, Read, address, network, read};
+use super::{BadObject, Object, Read, address, network};
 
 /// This node as far as it concerns the data plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,8 +18,6 @@ pub struct Node {
     /// Whether load balancers may send new connections here: it is not about to go.
     pub eligible: bool,
 }
-
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// Set by the cluster autoscaler on a node that it is about to delete.
 const GOING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
@@ -69,8 +66,8 @@ mod json {
 ///
 /// # Errors
 /// The first other field that makes no sense.
-pub fn node(object: &DynamicObject) -> Result<Read<Node>, BadObject> {
-    let json::Node { spec, status } = read(object)?;
+pub fn node(object: &Object) -> Result<Read<Node>, BadObject> {
+    let json::Node { spec, status } = object.read()?;
     let mut left_out = Vec::new();
     let given = match (spec.pod_cidr, spec.pod_cidrs.as_slice()) {
         (Some(cidr), []) if !cidr.is_empty() => vec![cidr],
@@ -92,11 +89,9 @@ pub fn node(object: &DynamicObject) -> Result<Read<Node>, BadObject> {
             }
         }
     }
-    let metadata = &object.metadata;
-    let labels = metadata.labels.as_ref();
-    let going = metadata.deletion_timestamp.is_some() || spec.taints.iter().any(|taint| taint.key == GOING_TAINT);
+    let going = object.is_going() || spec.taints.iter().any(|taint| taint.key == GOING_TAINT);
     let object = Node {
-        zone: labels.and_then(|labels| labels.get(ZONE_LABEL)).cloned(),
+        zone: object.zone().map(str::to_owned),
         pod_cidrs,
         addresses,
         eligible: !going,

@@ -5,10 +5,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use kube::core::DynamicObject;
 use nftfleet_domain::service::Protocol;
 
-use super::{BadObject, Read, address, network, port, protocol, read};
+use super::{BadObject, Object, Read, Text, address, network, port, protocol};
 
 /// A Service as far as it concerns the data plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,7 +38,7 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// Its name, which the slices' ports bear too; empty for an only port.
-    pub name: String,
+    pub name: Box<str>,
     /// Its protocol.
     pub protocol: Protocol,
     /// The port, 1-65535.
@@ -54,33 +53,38 @@ const AFFINITY_SECONDS: u32 = 10800;
 mod json {
     use serde::Deserialize;
 
+    use super::Text;
+
     #[derive(Deserialize)]
-    pub struct Service {
-        #[serde(default)]
-        pub spec: ServiceSpec,
-        #[serde(default)]
-        pub status: Status,
+    pub struct Service<'a> {
+        #[serde(borrow, default)]
+        pub spec: ServiceSpec<'a>,
+        #[serde(borrow, default)]
+        pub status: Status<'a>,
     }
 
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase")]
-    pub struct ServiceSpec {
-        #[serde(rename = "type")]
-        pub kind: Option<String>,
-        #[serde(rename = "clusterIP")]
-        pub cluster_ip: Option<String>,
-        #[serde(rename = "clusterIPs", default)]
-        pub cluster_ips: Vec<String>,
-        #[serde(rename = "externalIPs", default)]
-        pub external_ips: Vec<String>,
-        #[serde(default)]
-        pub load_balancer_source_ranges: Vec<String>,
-        #[serde(default)]
-        pub ports: Vec<Port>,
-        pub session_affinity: Option<String>,
+    pub struct ServiceSpec<'a> {
+        #[serde(borrow, rename = "type")]
+        pub kind: Option<Text<'a>>,
+        #[serde(borrow, rename = "clusterIP")]
+        pub cluster_ip: Option<Text<'a>>,
+        #[serde(borrow, rename = "clusterIPs", default)]
+        pub cluster_ips: Vec<Text<'a>>,
+        #[serde(borrow, rename = "externalIPs", default)]
+        pub external_ips: Vec<Text<'a>>,
+        #[serde(borrow, default)]
+        pub load_balancer_source_ranges: Vec<Text<'a>>,
+        #[serde(borrow, default)]
+        pub ports: Vec<Port<'a>>,
+        #[serde(borrow)]
+        pub session_affinity: Option<Text<'a>>,
         pub session_affinity_config: Option<AffinityConfig>,
-        pub external_traffic_policy: Option<String>,
-        pub internal_traffic_policy: Option<String>,
+        #[serde(borrow)]
+        pub external_traffic_policy: Option<Text<'a>>,
+        #[serde(borrow)]
+        pub internal_traffic_policy: Option<Text<'a>>,
         pub health_check_node_port: Option<i64>,
     }
 
@@ -98,9 +102,11 @@ mod json {
 
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    pub struct Port {
-        pub name: Option<String>,
-        pub protocol: Option<String>,
+    pub struct Port<'a> {
+        #[serde(borrow)]
+        pub name: Option<Text<'a>>,
+        #[serde(borrow)]
+        pub protocol: Option<Text<'a>>,
         #[serde(rename = "port")]
         pub number: Option<i64>,
         #[serde(rename = "nodePort")]
@@ -109,22 +115,24 @@ mod json {
 
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase")]
-    pub struct Status {
-        #[serde(default)]
-        pub load_balancer: LoadBalancer,
+    pub struct Status<'a> {
+        #[serde(borrow, default)]
+        pub load_balancer: LoadBalancer<'a>,
     }
 
     #[derive(Default, Deserialize)]
-    pub struct LoadBalancer {
-        #[serde(default)]
-        pub ingress: Option<Vec<Ingress>>,
+    pub struct LoadBalancer<'a> {
+        #[serde(borrow, default)]
+        pub ingress: Option<Vec<Ingress<'a>>>,
     }
 
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    pub struct Ingress {
-        pub ip: Option<String>,
-        pub ip_mode: Option<String>,
+    pub struct Ingress<'a> {
+        #[serde(borrow)]
+        pub ip: Option<Text<'a>>,
+        #[serde(borrow)]
+        pub ip_mode: Option<Text<'a>>,
     }
 }
 
@@ -132,8 +140,8 @@ mod json {
 ///
 /// # Errors
 /// The first other field that makes no sense.
-pub fn service(object: &DynamicObject) -> Result<Read<Service>, BadObject> {
-    let json::Service { spec, status } = read(object)?;
+pub fn service(object: &Object) -> Result<Read<Service>, BadObject> {
+    let json::Service { spec, status } = object.read()?;
     let mut left_out = Vec::new();
     let (has_node_ports, has_load_balancer) = match spec.kind.as_deref().unwrap_or("ClusterIP") {
         "ClusterIP" => (false, false),
@@ -146,17 +154,17 @@ pub fn service(object: &DynamicObject) -> Result<Read<Service>, BadObject> {
         }
     };
     let given = match (&spec.cluster_ip, spec.cluster_ips.as_slice()) {
-        (Some(ip), []) => vec![ip.clone()],
-        (_, ips) => ips.to_vec(),
+        (Some(ip), []) => std::slice::from_ref(ip),
+        (_, ips) => ips,
     };
-    if given.iter().any(|text| text == "None" || text.is_empty()) {
+    if given.iter().any(|text| &**text == "None" || text.is_empty()) {
         return Ok(nothing());
     }
-    let all = |path: &str, texts: &[String]| -> Vec<Result<IpAddr, BadObject>> {
-        let one = |(i, text): (usize, &String)| address(&format!("{path}[{i}]"), text);
+    let all = |path: &str, texts: &[Text<'_>]| -> Vec<Result<IpAddr, BadObject>> {
+        let one = |(i, text): (usize, &Text<'_>)| address(&format!("{path}[{i}]"), text);
         texts.iter().enumerate().map(one).collect()
     };
-    let cluster_ips = all("spec.clusterIPs", &given).into_iter().collect::<Result<_, _>>()?;
+    let cluster_ips = all("spec.clusterIPs", given).into_iter().collect::<Result<_, _>>()?;
     let mut sorted_out = |found: Vec<Result<IpAddr, BadObject>>| -> Vec<IpAddr> {
         let (good, bad): (Vec<_>, Vec<_>) = found.into_iter().partition(Result::is_ok);
         left_out.extend(bad.into_iter().filter_map(Result::err));
@@ -175,6 +183,8 @@ pub fn service(object: &DynamicObject) -> Result<Read<Service>, BadObject> {
     for (i, text) in spec.load_balancer_source_ranges.iter().enumerate() {
         source_ranges.insert(network(&format!("spec.loadBalancerSourceRanges[{i}]"), text)?);
     }
+    let mut cluster_ips: Vec<IpAddr> = cluster_ips;
+    cluster_ips.shrink_to_fit();
     let mut ports = Vec::with_capacity(spec.ports.len());
     for (i, port) in spec.ports.iter().enumerate() {
         let mut port = service_port(&format!("spec.ports[{i}]"), port)?;
@@ -184,7 +194,7 @@ pub fn service(object: &DynamicObject) -> Result<Read<Service>, BadObject> {
     let external_local = is_local("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref())?;
     let health_check_port = port("spec.healthCheckNodePort", spec.health_check_node_port)?;
     let object = Service {
-        created: object.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        created: object.created(),
         cluster_ips,
         external_ips,
         load_balancer_ips,
@@ -213,7 +223,7 @@ fn is_local(path: &str, policy: Option<&str>) -> Result<bool, BadObject> {
     }
 }
 
-fn affinity(spec: &json::ServiceSpec) -> Result<Option<u32>, BadObject> {
+fn affinity(spec: &json::ServiceSpec<'_>) -> Result<Option<u32>, BadObject> {
     match spec.session_affinity.as_deref() {
         None | Some("None" | "") => return Ok(None),
         Some("ClientIP") => {}
@@ -232,10 +242,10 @@ fn affinity(spec: &json::ServiceSpec) -> Result<Option<u32>, BadObject> {
     seconds.map(Some).ok_or_else(bad)
 }
 
-fn service_port(path: &str, json: &json::Port) -> Result<ServicePort, BadObject> {
+fn service_port(path: &str, json: &json::Port<'_>) -> Result<ServicePort, BadObject> {
     let number = port(&format!("{path}.port"), json.number)?;
     Ok(ServicePort {
-        name: json.name.clone().unwrap_or_default(),
+        name: json.name.as_deref().unwrap_or_default().into(),
         protocol: protocol(path, json.protocol.as_deref())?,
         port: number.ok_or_else(|| BadObject::new(format!("{path}.port"), "is missing; 1-65535 is allowed"))?,
         node_port: port(&format!("{path}.nodePort"), json.on_nodes)?,
@@ -270,7 +280,7 @@ mod tests {
         }));
         assert_eq!(read.cluster_ips, [ip("10.96.0.1"), ip("fd00::1")]);
         let dns = ServicePort {
-            name: "dns".to_owned(),
+            name: "dns".into(),
             protocol: Protocol::Udp,
             port: 53,
             node_port: None,

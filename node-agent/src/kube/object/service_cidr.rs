@@ -1,9 +1,8 @@
 //! `ServiceCIDR`s: where `ClusterIP`s come from.
 
 use ipnet::IpNet;
-use kube::core::DynamicObject;
 
-use super::{BadObject, Read, network, read};
+use super::{BadObject, Object, Read, network};
 
 /// A `ServiceCIDR`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,8 +31,8 @@ mod json {
 ///
 /// # Errors
 /// The first other field that makes no sense.
-pub fn service_cidr(object: &DynamicObject) -> Result<Read<ServiceCidr>, BadObject> {
-    let json::ServiceCidr { spec } = read(object)?;
+pub fn service_cidr(object: &Object) -> Result<Read<ServiceCidr>, BadObject> {
+    let json::ServiceCidr { spec } = object.read()?;
     let (mut networks, mut left_out) = (Vec::new(), Vec::new());
     for (i, text) in spec.cidrs.iter().enumerate() {
         match network(&format!("spec.cidrs[{i}]"), text) {

@@ -3,29 +3,29 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use kube::core::DynamicObject;
-use nftfleet_domain::service::{Family, ObjectName, Protocol};
+use nftfleet_domain::service::{Family, Protocol};
 
-use super::{BadObject, Read, address, port, protocol, read};
+use super::{BadObject, Object, Read, address, port, protocol};
+use crate::kube::id::Id;
 
 /// An `EndpointSlice` as far as it concerns the data plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
     /// The Service that it belongs to.
-    pub service: ObjectName,
+    pub(in crate::kube) service: Id,
     /// The family of its addresses.
     pub family: Family,
     /// Its ports.
-    pub ports: Vec<SlicePort>,
+    pub ports: Box<[SlicePort]>,
     /// Its endpoints.
-    pub endpoints: Vec<SliceEndpoint>,
+    pub endpoints: Box<[SliceEndpoint]>,
 }
 
 /// A port of a slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlicePort {
     /// The name of the Service's port.
-    pub name: String,
+    pub name: Box<str>,
     /// Its protocol.
     pub protocol: Protocol,
     /// The port in the pods, 1-65535.
@@ -48,7 +48,7 @@ pub struct SliceEndpoint {
     /// For which nodes it is meant.
     pub node_hint: NodeHint,
     /// The zones for which it is meant; none if nothing is said.
-    pub zones: Option<Arc<[String]>>,
+    pub zones: Option<Arc<Vec<String>>>,
 }
 
 /// For which nodes an endpoint is meant.
@@ -62,39 +62,43 @@ pub enum NodeHint {
     Others,
 }
 
-/// The label that names a slice's Service.
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-
 mod json {
     use serde::Deserialize;
 
+    use super::super::Text;
+
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    pub struct Slice {
-        pub address_type: String,
-        #[serde(default)]
-        pub ports: Option<Vec<Port>>,
-        #[serde(default)]
-        pub endpoints: Option<Vec<Endpoint>>,
+    pub struct Slice<'a> {
+        #[serde(borrow)]
+        pub address_type: Text<'a>,
+        #[serde(borrow, default)]
+        pub ports: Option<Vec<Port<'a>>>,
+        #[serde(borrow, default)]
+        pub endpoints: Option<Vec<Endpoint<'a>>>,
     }
 
     #[derive(Deserialize)]
-    pub struct Port {
-        pub name: Option<String>,
-        pub protocol: Option<String>,
+    pub struct Port<'a> {
+        #[serde(borrow)]
+        pub name: Option<Text<'a>>,
+        #[serde(borrow)]
+        pub protocol: Option<Text<'a>>,
         #[serde(rename = "port")]
         pub number: Option<i64>,
     }
 
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    pub struct Endpoint {
-        #[serde(default)]
-        pub addresses: Vec<String>,
+    pub struct Endpoint<'a> {
+        #[serde(borrow, default)]
+        pub addresses: Vec<Text<'a>>,
         #[serde(default)]
         pub conditions: Option<Conditions>,
-        pub node_name: Option<String>,
-        pub hints: Option<Hints>,
+        #[serde(borrow)]
+        pub node_name: Option<Text<'a>>,
+        #[serde(borrow)]
+        pub hints: Option<Hints<'a>>,
     }
 
     #[derive(Default, Deserialize)]
@@ -106,14 +110,17 @@ mod json {
 
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    pub struct Hints {
-        pub for_zones: Option<Vec<Named>>,
-        pub for_nodes: Option<Vec<Named>>,
+    pub struct Hints<'a> {
+        #[serde(borrow)]
+        pub for_zones: Option<Vec<Named<'a>>>,
+        #[serde(borrow)]
+        pub for_nodes: Option<Vec<Named<'a>>>,
     }
 
     #[derive(Deserialize)]
-    pub struct Named {
-        pub name: String,
+    pub struct Named<'a> {
+        #[serde(borrow)]
+        pub name: Text<'a>,
     }
 }
 
@@ -122,17 +129,12 @@ mod json {
 ///
 /// # Errors
 /// The first other field that makes no sense.
-pub fn slice(object: &DynamicObject, node: &str) -> Result<Option<Read<Slice>>, BadObject> {
-    let labels = object.metadata.labels.as_ref();
-    let Some(service) = labels.and_then(|labels| labels.get(SERVICE_LABEL)) else {
+pub fn slice(object: &Object, node: &str) -> Result<Option<Read<Slice>>, BadObject> {
+    let Some(service) = object.service()? else {
         return Ok(None);
     };
-    let service = ObjectName {
-        namespace: object.metadata.namespace.clone().unwrap_or_default(),
-        name: service.clone(),
-    };
-    let slice: json::Slice = read(object)?;
-    let family = match slice.address_type.as_str() {
+    let slice: json::Slice<'_> = object.read()?;
+    let family = match &*slice.address_type {
         "IPv4" => Family::V4,
         "IPv6" => Family::V6,
         "FQDN" => return Ok(None),
@@ -147,14 +149,15 @@ pub fn slice(object: &DynamicObject, node: &str) -> Result<Option<Read<Slice>>, 
         // A slice's port without a number means "all ports", which a Service can't use.
         if let Some(number) = port(&format!("{path}.port"), json.number)? {
             ports.push(SlicePort {
-                name: json.name.clone().unwrap_or_default(),
+                name: json.name.as_deref().unwrap_or_default().into(),
                 protocol: protocol(&path, json.protocol.as_deref())?,
                 port: number,
             });
         }
     }
-    let (mut endpoints, mut left_out) = (Vec::new(), Vec::new());
-    for (i, json) in slice.endpoints.unwrap_or_default().into_iter().enumerate() {
+    let given = slice.endpoints.unwrap_or_default();
+    let (mut endpoints, mut left_out) = (Vec::with_capacity(given.len()), Vec::new());
+    for (i, json) in given.into_iter().enumerate() {
         match endpoint(i, family, json, node) {
             Ok(endpoint) => endpoints.push(endpoint),
             Err(bad) => left_out.push(bad),
@@ -163,13 +166,13 @@ pub fn slice(object: &DynamicObject, node: &str) -> Result<Option<Read<Slice>>, 
     let object = Slice {
         service,
         family,
-        ports,
-        endpoints,
+        ports: ports.into(),
+        endpoints: endpoints.into(),
     };
     Ok(Some(Read { object, left_out }))
 }
 
-fn endpoint(i: usize, family: Family, json: json::Endpoint, node: &str) -> Result<SliceEndpoint, BadObject> {
+fn endpoint(i: usize, family: Family, json: json::Endpoint<'_>, node: &str) -> Result<SliceEndpoint, BadObject> {
     // The API promises that all addresses of an endpoint are the same one; clients use the first.
     let path = format!("endpoints[{i}].addresses[0]");
     let text = json.addresses.first();
@@ -191,12 +194,12 @@ fn endpoint(i: usize, family: Family, json: json::Endpoint, node: &str) -> Resul
         terminating: conditions.terminating.unwrap_or(false),
         node_hint: match nodes {
             None | Some([]) => NodeHint::None,
-            Some(nodes) if nodes.iter().any(|named| named.name == node) => NodeHint::This,
+            Some(nodes) if nodes.iter().any(|named| &*named.name == node) => NodeHint::This,
             Some(_) => NodeHint::Others,
         },
         zones: zones
             .filter(|zones| !zones.is_empty())
-            .map(|zones| zones.iter().map(|named| named.name.clone()).collect()),
+            .map(|zones| Arc::new(zones.iter().map(|named| named.name.to_string()).collect())),
     })
 }
 
@@ -223,13 +226,13 @@ mod tests {
             json!([{"name": "", "port": 8080, "protocol": "TCP"}, {"name": "all"}, {"name": "none", "port": 0}]);
         let read = a_slice("IPv4", &ports, &endpoints).unwrap().unwrap();
         assert_eq!(read.left_out, []);
-        let [first, second] = read.object.endpoints.as_slice() else {
+        let [first, second] = &*read.object.endpoints else {
             panic!("{read:?}")
         };
         assert_eq!(first.address, IpAddr::from([10, 128, 1, 10]));
         assert!(first.ready && !first.terminating && first.local);
         assert_eq!(first.node_hint, NodeHint::Others);
-        assert_eq!(first.zones.as_deref(), Some(["a".to_owned()].as_slice()));
+        assert_eq!(first.zones.as_deref(), Some(&vec!["a".to_owned()]));
         assert!(!second.ready && second.serving && second.terminating && !second.local);
         assert_eq!(second.node_hint, NodeHint::This);
         assert_eq!(read.object.ports.len(), 1);

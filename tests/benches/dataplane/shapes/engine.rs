@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nftfleet_agent::dataplane::desired::{Frontend, List, PodMatch, Pods};
-use nftfleet_agent::dataplane::kernel::{Kernel, Observed, Transaction};
+use nftfleet_agent::dataplane::kernel::{Committed, Kernel, Observed, Transaction};
 use nftfleet_agent::dataplane::programmed::Sticky;
 use nftfleet_agent::dataplane::{Desired, KernelError, Layout, LayoutSettings, Netlink, Update};
 use nftfleet_domain::inventory::TableState;
@@ -138,13 +138,17 @@ impl Kernel for Metered {
         self.kernel.state()
     }
 
-    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<(), KernelError> {
+    fn commit(&mut self, transaction: &Transaction<'_>) -> Result<Committed, KernelError> {
         let (started, before) = (Instant::now(), in_kernel());
-        self.kernel.commit(transaction)?;
+        let committed = self.kernel.commit(transaction)?;
         let mut spent = self.meter.0.lock().unwrap_or_else(PoisonError::into_inner);
         spent.elements += transaction.changes.len();
         spent.wall += started.elapsed();
         spent.kernel += in_kernel().saturating_sub(before);
-        Ok(())
+        Ok(committed)
+    }
+
+    fn wait_for_packets(&mut self) {
+        self.kernel.wait_for_packets();
     }
 }

@@ -2,9 +2,8 @@
 
 use std::process::Output;
 
-use kube::core::DynamicObject;
 use nftfleet_agent::dataplane::{Dataplane, Desired, Netlink, Update};
-use nftfleet_agent::kube::{Event, Index, IndexSettings, Kind};
+use nftfleet_agent::kube::{Event, Index, IndexSettings, Kind, Object};
 use nftfleet_agent::node_addresses;
 use nftfleet_tests::lab::LabNode;
 use nftfleet_tests::netns::Netns;
@@ -55,12 +54,12 @@ impl Proxy {
     }
 
     /// Takes one object; gives what was said against it.
-    pub fn take(&mut self, object: &Value, event: impl FnOnce(DynamicObject) -> Event) -> Vec<String> {
+    pub fn take(&mut self, object: &Value, event: impl FnOnce(Object) -> Event) -> Vec<String> {
         // The agent watches its own Node alone.
         if kind_of(object) == Kind::Node && object["metadata"]["name"] != *self.node.name {
             return Vec::new();
         }
-        let parsed: DynamicObject = serde_json::from_value(object.clone()).expect("an object of Kubernetes");
+        let parsed: Object = serde_json::from_value(object.clone()).expect("an object of Kubernetes");
         let bad = self.index.take(kind_of(object), event(parsed));
         bad.iter().map(ToString::to_string).collect()
     }
