@@ -5,6 +5,7 @@ mod churn;
 mod explain;
 mod flip;
 mod foreign;
+mod heard;
 mod listing;
 mod masquerade;
 mod million;

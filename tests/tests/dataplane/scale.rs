@@ -13,7 +13,7 @@ const SERVICES: u16 = 2_000;
 const ENDPOINTS: u16 = 10;
 
 /// Half of them IPv6; nobody lives behind them.
-fn many() -> Desired {
+pub fn many() -> Desired {
     desired((0..SERVICES).map(|service| {
         let v6 = service % 2 == 1;
         let [high, low] = service.to_be_bytes();
