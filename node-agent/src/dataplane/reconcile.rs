@@ -19,6 +19,9 @@ use step::{Objects, Step};
 /// A change takes up to three commits; more than a few mean that the diff does not come to an end.
 const MOST_COMMITS: usize = 4;
 
+/// How many elements are written in one transaction if nobody sees them.
+const MOST_AT_ONCE: usize = 1 << 15;
+
 /// How often the table is read until two readings agree.
 const MOST_READINGS: usize = 8;
 
@@ -220,7 +223,8 @@ impl<K: Kernel> Dataplane<K> {
     }
 
     /// Makes the kernel hold what is desired, and nothing else. A table that is missing is made, dormant or active as `dormant`
-    /// says; one that is there keeps its state, and only the difference is written. Gives the number of commits.
+    /// says; one that is there keeps its state, and only the difference is written. Gives the number of steps, each of which
+    /// packets see whole or not at all.
     ///
     /// # Errors
     /// The kernel refused; what it holds is then read anew at the next call.
@@ -317,7 +321,12 @@ impl<K: Kernel> Dataplane<K> {
             changes: &step.changes,
             ..Transaction::default()
         };
-        if let Err(error) = self.written.commit(&mut self.kernel, &transaction) {
+        let written = if step.changes.len() > MOST_AT_ONCE && !step.replace && (step.make || step.dormant) {
+            self.write_unseen(&transaction, step.dormant)
+        } else {
+            self.written.commit(&mut self.kernel, &transaction)
+        };
+        if let Err(error) = written {
             self.known = Known::Nothing;
             return Err(error);
         }
@@ -335,6 +344,36 @@ impl<K: Kernel> Dataplane<K> {
             stale_chains: vec![],
             programmed,
         }));
+        Ok(())
+    }
+
+    /// Writes what no packet sees before it is whole, in pieces: a table that hooks nothing. A new table that is to be active
+    /// is woken in a last transaction of its own.
+    ///
+    /// Between two pieces the kernel gets to let its hash tables grow, which it does on the processor that has filled them; in
+    /// one large transaction they become too full, and every insertion slow.
+    fn write_unseen(&mut self, whole: &Transaction<'_>, dormant: bool) -> Result<(), KernelError> {
+        let mut pieces = whole.changes.chunks(MOST_AT_ONCE);
+        let first = Transaction {
+            dormant: whole.make.then_some(true),
+            changes: pieces.next().unwrap_or_default(),
+            ..*whole
+        };
+        self.written.commit(&mut self.kernel, &first)?;
+        for changes in pieces {
+            let transaction = Transaction {
+                changes,
+                ..Transaction::default()
+            };
+            self.written.commit(&mut self.kernel, &transaction)?;
+        }
+        if !dormant {
+            let transaction = Transaction {
+                dormant: Some(false),
+                ..Transaction::default()
+            };
+            self.written.commit(&mut self.kernel, &transaction)?;
+        }
         Ok(())
     }
 

@@ -14,6 +14,10 @@ struct Paper {
     table: Option<Observed>,
     refuse: bool,
     commits: Vec<usize>,
+    /// What each commit said of the table's state.
+    states: Vec<Option<bool>>,
+    /// The number of the commit that is refused.
+    refuse_at: Option<usize>,
     stickies: BTreeSet<Sticky>,
     /// How many of the next readings leave something out.
     partial: usize,
@@ -46,7 +50,7 @@ impl Kernel for Paper {
     }
 
     fn commit(&mut self, transaction: &Transaction<'_>) -> Result<Committed, KernelError> {
-        if std::mem::take(&mut self.refuse) {
+        if std::mem::take(&mut self.refuse) || self.refuse_at.take_if(|at| *at == self.commits.len()).is_some() {
             return Err(KernelError::Restless);
         }
         if transaction.replace {
@@ -73,6 +77,7 @@ impl Kernel for Paper {
         table.programmed.apply(transaction.changes.to_vec());
         table.dormant = transaction.dormant.unwrap_or(table.dormant);
         self.commits.push(transaction.changes.len());
+        self.states.push(transaction.dormant);
         Ok(Committed::default())
     }
 
@@ -150,6 +155,80 @@ fn chains_for_affinity_come_when_needed_and_go_when_many_are_not() {
     let wish = desired_with(3, Some(40));
     assert_eq!(dataplane.compare(&wish).unwrap(), Vec::<String>::new());
     assert_eq!(dataplane.load(&wish, false).unwrap(), 0);
+}
+
+/// More than is written at once if nobody sees it: three Services of 16,000 endpoints.
+fn large() -> Desired {
+    let mut large = desired(1);
+    let (_, frontend) = large.frontends.pop_first().unwrap();
+    for n in 1..=3 {
+        let vip = Vip {
+            address: IpAddr::from([10, 96, 0, n]),
+            protocol: Protocol::Tcp,
+            port: 80,
+        };
+        let endpoint = |n: u16| {
+            let [high, low] = n.to_be_bytes();
+            Endpoint {
+                address: IpAddr::from([10, 128, high, low]),
+                port: 80,
+            }
+        };
+        let list = List {
+            endpoints: (0..16_000).map(endpoint).collect(),
+            affinity: None,
+        };
+        let all = Some(list);
+        large.frontends.insert(
+            vip,
+            Frontend {
+                all,
+                ..frontend.clone()
+            },
+        );
+    }
+    large
+}
+
+#[test]
+fn a_large_new_table_is_filled_asleep_and_woken_when_it_is_whole() {
+    let rest = 3 * 16_001 + 1 - MOST_AT_ONCE;
+    for (dormant, last) in [(false, vec![0]), (true, vec![])] {
+        let mut dataplane = dataplane(Paper::default());
+        dataplane.load(&large(), dormant).unwrap();
+        assert_eq!(
+            dataplane.kernel.commits,
+            [vec![MOST_AT_ONCE, rest], last.clone()].concat()
+        );
+        let woken = last.iter().map(|_| Some(false)).collect::<Vec<_>>();
+        assert_eq!(dataplane.kernel.states, [vec![Some(true), None], woken].concat());
+        assert_eq!(dataplane.known_state(), Some(state_of(dormant)));
+        assert_eq!(dataplane.state().unwrap(), state_of(dormant));
+        assert_eq!(dataplane.compare(&large()).unwrap(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_large_change_of_a_table_in_use_is_one_transaction() {
+    let mut dataplane = dataplane(Paper::default());
+    dataplane.load(&desired(1), false).unwrap();
+    dataplane.load(&large(), false).unwrap();
+    let largest = dataplane.kernel.commits.iter().max().unwrap();
+    assert!(*largest > MOST_AT_ONCE, "{largest}");
+}
+
+#[test]
+fn a_piece_that_is_refused_leaves_the_table_asleep_and_is_written_again() {
+    let mut dataplane = dataplane(Paper {
+        refuse_at: Some(1),
+        ..Paper::default()
+    });
+    assert!(dataplane.load(&large(), false).is_err());
+    assert_eq!(dataplane.state().unwrap(), TableState::Dormant);
+    dataplane.load(&large(), false).unwrap();
+    dataplane.set_dormant(false).unwrap();
+    assert_eq!(dataplane.compare(&large()).unwrap(), Vec::<String>::new());
+    assert_eq!(dataplane.state().unwrap(), TableState::Active);
 }
 
 #[test]
