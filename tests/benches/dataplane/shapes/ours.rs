@@ -40,6 +40,14 @@ impl Writer for Ours {
         dataplane
             .load(&self.desired, false)
             .expect("an empty namespace takes our table");
+        let elements = dataplane.elements();
+        // A listing that meets a hash table while the kernel lets it grow leaves elements out without saying so: the engine
+        // reads until the table is found right, and by then it has grown.
+        let differences = dataplane.compare(&self.desired).expect("the table is read");
+        assert!(
+            differences.is_empty() && dataplane.elements() == elements,
+            "{differences:?}"
+        );
         netns.pipe("nft", &["list", "table", "inet", TABLE], "")
     }
 
