@@ -13,6 +13,10 @@ pub struct Flags {
     /// The smallest run that still goes through everything, for working on the benchmark itself.
     #[arg(long)]
     pub smoke: bool,
+    /// Only the engine beside kube-proxy's 1.36 shape, with so many Services of 10 endpoints, and no packets. Above 10,000 that
+    /// shape holds a core for a minute and more.
+    #[arg(long, value_name = "SERVICES", conflicts_with_all = ["quick", "smoke"])]
+    pub pair: Option<u32>,
     /// Where the plot goes.
     #[arg(long, default_value = "target/bench/performance.svg")]
     pub plot: PathBuf,

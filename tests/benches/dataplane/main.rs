@@ -35,14 +35,19 @@ fn main() {
         return measure::answer(child);
     }
     assert!(nix::unistd::geteuid().is_root(), "network namespaces need root");
-    let plan = match (flags.smoke, flags.quick) {
-        (true, _) => Plan::smoke(),
-        (false, true) => Plan::quick(),
-        (false, false) => Plan::full(),
+    let plan = match (flags.pair, flags.smoke, flags.quick) {
+        (Some(services), ..) => Plan::pair(services),
+        (None, true, _) => Plan::smoke(),
+        (None, false, true) => Plan::quick(),
+        (None, false, false) => Plan::full(),
     };
     let started = Instant::now();
     let mut results = Results::default();
     programming::measure(&plan, &mut results);
+    if flags.pair.is_some() {
+        println!("\n{}", table::report(&results));
+        return;
+    }
     let subjects = Subjects::new(&plan.traffic);
     results.latency = latency::measure(&plan.traffic, &subjects);
     results.throughput = throughput::measure(&plan.traffic, &subjects);

@@ -107,6 +107,14 @@ impl Plan {
         }
     }
 
+    /// The engine beside kube-proxy's 1.36 shape alone.
+    pub fn pair(services: u32) -> Self {
+        Self {
+            programming: sizes(&[(services, 10, &[Shape::KubeProxyMaps, Shape::Engine])]),
+            ..Self::full()
+        }
+    }
+
     /// The same in less than two minutes.
     pub fn quick() -> Self {
         Self {

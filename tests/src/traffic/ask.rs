@@ -1,7 +1,8 @@
 //! One question to one backend: who are you?
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -16,7 +17,7 @@ pub fn tcp_identity(netns: &Netns, target: SocketAddr, limit: Duration) -> io::R
 
 /// Sends one datagram from inside `netns` and returns the identity of the backend that answered.
 pub fn udp_identity(netns: &Netns, target: SocketAddr, limit: Duration) -> io::Result<String> {
-    netns.run(|| block_on(within(limit, ask_udp(target))))
+    netns.run(|| block_on(within(limit, ask_udp_anew(target))))
 }
 
 /// The same as [`tcp_identity`], from this one of the namespace's addresses.
@@ -52,7 +53,23 @@ async fn hear_tcp(stream: TcpStream) -> io::Result<String> {
     identity(&line)
 }
 
-/// Asks from a socket, and so a source port, that nobody used before.
+/// Source ports of single questions: neither those that the kernel gives out nor node ports.
+const SOURCE_PORTS: std::ops::Range<u16> = 22_000..30_000;
+
+/// Asks from the next of all source ports. The kernel would now and then give out one again that was used a moment ago, and
+/// what is sent from it continues the flow that it had.
+async fn ask_udp_anew(target: SocketAddr) -> io::Result<String> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let port = SOURCE_PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (SOURCE_PORTS.end - SOURCE_PORTS.start);
+    let any: IpAddr = if target.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    hear_udp(SocketAddr::new(any, port), target).await
+}
+
+/// Asks from any source port that is free.
 pub(super) async fn ask_udp(target: SocketAddr) -> io::Result<String> {
     let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     hear_udp(any.parse().expect("an address"), target).await

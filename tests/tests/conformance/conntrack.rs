@@ -65,14 +65,15 @@ impl Client {
     }
 }
 
-/// So many clients outside and in the pod, at each of these places, each with a port of its own.
+/// So many clients outside and in the pod, at each of these places, each with a port of its own, which the kernel gives to
+/// nobody else.
 fn clients(rig: &Rig, to: &[Vip], count: u16) -> Vec<Client> {
     let node = rig.node();
     let mut clients = Vec::new();
     for (name, from) in [("client-1", &node.client), ("pod-1", &node.pod)] {
         for to in to {
             let source: IpAddr = rig.address_for(name, *to);
-            clients.extend((40_000..40_000 + count).map(|port| Client {
+            clients.extend((20_000..20_000 + count).map(|port| Client {
                 from: from.clone(),
                 source: (source, port).into(),
                 to: (to.address, to.port).into(),
