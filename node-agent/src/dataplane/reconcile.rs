@@ -16,8 +16,8 @@ use super::leaving::{Grace, Leaving};
 use super::programmed::{Element, Group, Programmed, Sticky};
 use step::{Objects, Step};
 
-/// A change takes up to three commits; more than a few mean that the diff does not come to an end.
-const MOST_COMMITS: usize = 4;
+/// A change takes up to four commits; more than a few mean that the diff does not come to an end.
+const MOST_COMMITS: usize = 6;
 
 /// How many elements are written in one transaction if nobody sees them.
 const MOST_AT_ONCE: usize = 1 << 15;
@@ -299,7 +299,11 @@ impl<K: Kernel> Dataplane<K> {
             let Some(step) = step else {
                 return Ok(commits + self.retire());
             };
+            let rules_first = step.rules_first;
             self.commit(step)?;
+            if rules_first {
+                self.kernel.wait_for_packets();
+            }
             commits += 1;
         }
         Ok(commits)

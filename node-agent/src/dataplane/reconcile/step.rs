@@ -28,6 +28,8 @@ pub(super) struct Step {
     pub stale_chains: Vec<String>,
     /// The elements that change.
     pub changes: Vec<Change>,
+    /// Whether only rules are made, and packets are to be waited for before the next step.
+    pub rules_first: bool,
 }
 
 impl Step {
@@ -56,6 +58,9 @@ impl Step {
         let held = table.map(|table| &table.layout.stickies);
         let needed = changes.iter().filter_map(needed_sticky);
         let new: BTreeSet<Sticky> = needed.filter(|s| held.is_none_or(|held| !held.contains(s))).collect();
+        // A packet keeps to the rules of the moment in which it came: one that came before there were rules for a new group
+        // would not find a VIP that is there alone.
+        let rules_first = !dormant && table.is_some() && !new.is_empty();
         let layout = match table {
             Some(table) if table.pods == desired.pods && new.is_empty() => {
                 if changes.is_empty() && table.stale_chains.is_empty() {
@@ -75,7 +80,8 @@ impl Step {
             layout,
             pods: desired.pods.clone(),
             stale_chains: table.map(|table| table.stale_chains.clone()).unwrap_or_default(),
-            changes,
+            changes: if rules_first { vec![] } else { changes },
+            rules_first,
         })
     }
 }

@@ -232,6 +232,19 @@ fn a_piece_that_is_refused_leaves_the_table_asleep_and_is_written_again() {
 }
 
 #[test]
+fn rules_for_a_new_group_are_there_before_a_vip_is_found_by_them_alone() {
+    for (dormant, commits, waited) in [(false, 2, 1), (true, 1, 0)] {
+        let mut dataplane = dataplane(Paper::default());
+        dataplane.load(&desired(3), dormant).unwrap();
+        dataplane.kernel.commits.clear();
+        let sticky = desired_with(3, Some(10));
+        assert_eq!(dataplane.follow(&sticky, &sticky.keys()).unwrap(), commits);
+        assert_eq!(dataplane.kernel.commits[0] == 0, !dormant);
+        assert_eq!(dataplane.kernel.waited, waited);
+    }
+}
+
+#[test]
 fn what_two_readings_disagree_about_is_not_believed() {
     let mut dataplane = dataplane(Paper::default());
     dataplane.load(&desired(8), false).unwrap();
