@@ -20,7 +20,7 @@ use super::programmed::{Change, Element, Group, Held, HeldList, Programmed, Whic
 pub struct Difference {
     /// What changes; empty when the kernel holds all that is desired.
     pub changes: Vec<Change>,
-    /// VIPs that still stand, after these changes, where they are to stand no more.
+    /// VIPs that enter something with these changes, and still stand where they are to stand no more.
     pub left_behind: Vec<Vip>,
 }
 
@@ -47,9 +47,9 @@ pub fn difference<'a>(
                 if plan.after.is_empty() {
                     continue;
                 }
-                if plan.enters || !may_leave(&vip) {
+                if plan.enters {
                     difference.left_behind.push(vip);
-                } else {
+                } else if may_leave(&vip) {
                     changes.extend(plan.after.into_iter().map(Change::Remove));
                 }
             }

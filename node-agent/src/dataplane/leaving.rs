@@ -24,7 +24,9 @@ pub struct Leaving {
 }
 
 impl Leaving {
-    /// These VIPs were in a commit just now that left something behind: they wait from now on.
+    /// These VIPs have entered something just now and left something behind: they wait from now on, whatever they waited for
+    /// before. A change in which a VIP enters nothing makes it wait no longer, or one that changes all the time would never
+    /// leave.
     pub fn note(&mut self, vips: impl IntoIterator<Item = Vip>) {
         self.waiting.extend(vips.into_iter().map(|vip| (vip, self.next)));
     }
@@ -86,7 +88,7 @@ mod tests {
         leaving.note([vip(1), vip(2)]);
         let first = leaving.begin().unwrap();
         assert_eq!(leaving.begin(), None);
-        // The second is changed again: what it leaves behind now may be looked for by packets that are newer.
+        // The second enters something again: what it leaves behind now may be looked for by packets that are newer.
         leaving.note([vip(2), vip(3)]);
         assert_eq!(leaving.end(first), [Key::Vip(vip(1))].into());
         assert!(!leaving.waits(&vip(1)) && leaving.waits(&vip(2)));
