@@ -43,6 +43,15 @@ pub struct Status {
 /// UDP VIPs whose endpoints have changed, with those whose flows may go on.
 pub type ServingUdp = BTreeMap<Vip, BTreeSet<Endpoint>>;
 
+/// What is told of UDP VIPs whose endpoints change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Flows {
+    /// Before it is written: from now on a flow may go to one of these, and a look that is under way must leave it alone.
+    Coming(ServingUdp),
+    /// After: flows to any other are to be cut off.
+    Changed(ServingUdp),
+}
+
 /// One round of writing that came to its end.
 #[derive(Clone, Debug)]
 pub struct Round {
@@ -63,7 +72,7 @@ pub struct Surroundings {
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Hears of UDP VIPs whose flows may have lost their endpoint.
-    pub flows: Box<dyn FnMut(ServingUdp) + Send>,
+    pub flows: Box<dyn FnMut(Flows) + Send>,
     /// Returns when every packet that is on its way through the table at the call has left it.
     pub wait_for_packets: Box<dyn Fn() + Send>,
     /// Hears of every round of writing.

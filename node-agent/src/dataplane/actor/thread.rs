@@ -9,7 +9,7 @@ use nftfleet_domain::inventory::TableState;
 use nftfleet_domain::service::{Protocol, Vip};
 use tokio::sync::watch;
 
-use super::{Reply, Request, RequestError, Round, ServingUdp, Status};
+use super::{Flows, Reply, Request, RequestError, Round, ServingUdp, Status};
 use crate::clock::Clock;
 use crate::dataplane::desired::{Desired, Heard, Key};
 use crate::dataplane::kernel::{Kernel, KernelError};
@@ -46,7 +46,7 @@ impl Behind {
 /// Who hears what the thread does; see [`super::Surroundings`].
 pub(super) struct Hearers {
     /// Of UDP VIPs whose flows may have lost their endpoint.
-    pub flows: Box<dyn FnMut(ServingUdp) + Send>,
+    pub flows: Box<dyn FnMut(Flows) + Send>,
     /// Of every round of writing.
     pub rounds: Box<dyn FnMut(Round) + Send>,
 }
@@ -192,6 +192,7 @@ impl<K: Kernel> Thread<K> {
 
     /// Brings an existing table up to date, and makes it anew where the node has nothing else.
     fn follow(&mut self) {
+        self.tell_coming();
         let done = match &self.desired {
             None => return,
             Some(desired) if !self.behind.all => {
@@ -286,16 +287,32 @@ impl<K: Kernel> Thread<K> {
         Ok(())
     }
 
+    /// Tells to whom flows of UDP may go once what waits is written.
+    fn tell_coming(&mut self) {
+        let of_key = |key: &Key| match key {
+            Key::Vip(vip) if vip.protocol == Protocol::Udp => Some(*vip),
+            _ => None,
+        };
+        let vips: Vec<Vip> = self.behind.keys.iter().filter_map(of_key).collect();
+        let coming = self.serving(vips.iter());
+        if !coming.is_empty() {
+            (self.hearers.flows)(Flows::Coming(coming));
+        }
+    }
+
     fn cut_flows<'a>(&mut self, vips: impl Iterator<Item = &'a Vip>) {
-        let Some(desired) = &self.desired else { return };
+        let changed = self.serving(vips);
+        if !changed.is_empty() {
+            (self.hearers.flows)(Flows::Changed(changed));
+        }
+    }
+
+    fn serving<'a>(&self, vips: impl Iterator<Item = &'a Vip>) -> ServingUdp {
         let serving = |vip: &Vip| {
-            let frontend = desired.frontends.get(vip)?;
+            let frontend = self.desired.as_ref()?.frontends.get(vip)?;
             Some((*vip, frontend.serving.iter().copied().collect()))
         };
-        let serving: ServingUdp = vips.filter_map(serving).collect();
-        if !serving.is_empty() {
-            (self.hearers.flows)(serving);
-        }
+        vips.filter_map(serving).collect()
     }
 
     fn set_dormant(&mut self, dormant: bool) -> Result<(), RequestError> {
