@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use nftfleet_tests::kube_sim::KubeSim;
 use nftfleet_tests::lab::Lab;
+use nftfleet_tests::wait;
 
 use crate::cluster::{Cluster, newcomer_address};
 use crate::notifications::Listener;
@@ -31,11 +32,10 @@ pub fn measure(lab: &Lab, kubernetes: &KubeSim, cluster: Cluster, changes: u32, 
             (kubernetes.apply(slice), now)
         })
         .collect();
-    let last = Instant::now();
-    while listener.look(|heard| heard.endpoints.len()) < changes as usize {
-        assert!(last.elapsed() < LIMIT, "a change did not reach the kernel");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait::until_blocking("all changes to reach the kernel", LIMIT, || {
+        let heard = listener.look(|heard| heard.endpoints.len());
+        (heard >= changes as usize).then_some(())
+    });
     let told = kubernetes.take_told();
     let heard = listener.take();
     let committed = |change: u32| heard.endpoints[&newcomer_address(change)];

@@ -83,7 +83,7 @@ fn main() {
     report.line("memory after the changes (VmRSS)", agent.memory("VmRSS"));
     agent.assert_healthy();
     agent.end();
-    start::warm(&lab, &kubernetes, cluster, &agents, &mut report);
+    start::warm(&lab, &kubernetes, cluster, &agents, options.changes, &mut report);
     report.line("load average after", load_average());
     report.print();
 }
