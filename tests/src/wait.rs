@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 /// The pause between two looks: short enough not to slow a test, long enough not to starve what is waited for.
-const PAUSE: Duration = Duration::from_millis(10);
+pub(crate) const PAUSE: Duration = Duration::from_millis(10);
 
 /// Looks with `probe` until it finds something and returns that.
 ///

@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 use crate::netns::Netns;
+use crate::wait;
 
 /// Opens one TCP connection from inside `netns` and returns the identity of the backend that answered.
 pub fn tcp_identity(netns: &Netns, target: SocketAddr, limit: Duration) -> io::Result<String> {
@@ -76,12 +77,23 @@ pub(super) async fn ask_udp(target: SocketAddr) -> io::Result<String> {
 }
 
 async fn hear_udp(source: SocketAddr, target: SocketAddr) -> io::Result<String> {
-    let socket = UdpSocket::bind(source).await?;
+    let socket = bind_udp(source).await?;
     socket.connect(target).await?;
     socket.send(b"who\n").await?;
     let mut buffer = [0; 256];
     let count = socket.recv(&mut buffer).await?;
     identity(&String::from_utf8_lossy(&buffer[..count]))
+}
+
+/// Takes this address as soon as it is free. A process that another thread starts just now has a copy of the last socket
+/// there, until it becomes another program.
+async fn bind_udp(source: SocketAddr) -> io::Result<UdpSocket> {
+    loop {
+        match UdpSocket::bind(source).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => tokio::time::sleep(wait::PAUSE).await,
+            bound => return bound,
+        }
+    }
 }
 
 /// `asking`, or an error of the kind `TimedOut`.
