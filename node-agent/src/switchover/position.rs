@@ -9,13 +9,32 @@ use nftfleet_web_api_spec::types::{ProgressKind, ProgressReport, Work};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::probe::Answered;
+
+/// Who wants the work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// The server, who confirms or takes back.
+    #[default]
+    Server,
+    /// A person on the node. The agent confirms by itself when the probe has passed for so long.
+    Person {
+        /// In seconds after the flip.
+        hold_seconds: u32,
+    },
+}
+
 /// The piece of work that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// The server's task.
+    /// The server's task, or a number made here for a person's.
     pub task: Uuid,
     /// Which try of it.
     pub attempt: u32,
+    /// Who wants it.
+    #[serde(default)]
+    pub by: By,
     /// The dead-man's switch, in seconds after the flip.
     pub confirm_within_seconds: u32,
     /// What the probe connects to.
@@ -25,7 +44,7 @@ pub struct Job {
 impl Job {
     /// Whether this is the work of the assignment.
     pub fn is(&self, work: &Work) -> bool {
-        self.task == work.task_id && self.attempt == work.attempt
+        self.by == By::Server && self.task == work.task_id && self.attempt == work.attempt
     }
 }
 
@@ -34,6 +53,7 @@ impl From<&Work> for Job {
         Self {
             task: work.task_id,
             attempt: work.attempt,
+            by: By::Server,
             confirm_within_seconds: work.confirm_within_seconds,
             probe: work.probe.iter().cloned().map(Into::into).collect(),
         }
@@ -43,8 +63,8 @@ impl From<&Work> for Job {
 /// A flip that waits for its confirmation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Armed {
-    /// Addresses that answered through the old rules, and must answer through ours.
-    pub baseline: Vec<SocketAddr>,
+    /// What answered through the old rules, and must answer through ours.
+    pub baseline: Vec<Answered>,
     /// When the node goes back by itself.
     pub deadline: Timestamp,
 }
@@ -73,12 +93,26 @@ pub enum Position {
         /// The work.
         job: Job,
     },
+    /// Keeps a copy of the old rules beside the ledger.
+    Snapshotting {
+        /// The work.
+        job: Job,
+        /// What answered through the old rules.
+        baseline: Vec<Answered>,
+    },
     /// Loads the table dormant and reads it back.
     Loading {
         /// The work.
         job: Job,
-        /// Addresses that answered through the old rules.
-        baseline: Vec<SocketAddr>,
+        /// What answered through the old rules.
+        baseline: Vec<Answered>,
+    },
+    /// Asks of the dormant table what would become of the probe's connections, and tries the endpoints that it names.
+    Rehearsing {
+        /// The work.
+        job: Job,
+        /// What answered through the old rules.
+        baseline: Vec<Answered>,
     },
     /// Makes the table active. It may be so already.
     Flipping {
@@ -94,19 +128,37 @@ pub enum Position {
         /// The armed flip.
         armed: Armed,
     },
-    /// The probe passed and goes on; waits for the server's confirmation. The old rules stand by.
+    /// The probe passed and goes on; waits for the confirmation. The old rules stand by, and kube-proxy keeps them up to date.
     Soaking {
         /// The work.
         job: Job,
         /// The armed flip.
         armed: Armed,
     },
-    /// Confirmed: removes what is kube-proxy's. There is no way back from here by itself.
+    /// Confirmed: kube-proxy is told to leave the node, and has not gone yet.
+    Parking {
+        /// The work.
+        job: Job,
+        /// What must answer.
+        baseline: Vec<Answered>,
+        /// When it is given up; none until it has begun.
+        until: Option<Timestamp>,
+    },
+    /// kube-proxy has gone. Its rules still stand by for a while, and the probe goes on.
+    StandingBy {
+        /// The work.
+        job: Job,
+        /// What must answer.
+        baseline: Vec<Answered>,
+        /// When the old rules go.
+        until: Timestamp,
+    },
+    /// Removes what is kube-proxy's.
     Confirming {
         /// The work.
         job: Job,
-        /// Addresses that must answer.
-        baseline: Vec<SocketAddr>,
+        /// What must answer.
+        baseline: Vec<Answered>,
     },
     /// The node is on our table for good.
     Moved {
@@ -116,6 +168,13 @@ pub enum Position {
         trouble: Option<String>,
         /// Whether the server has heard it.
         told: bool,
+    },
+    /// kube-proxy is let in again; the table stays active until the old rules are seen to be in sync.
+    Returning {
+        /// The work.
+        job: Job,
+        /// Why it goes back.
+        why: String,
     },
     /// Makes the table dormant. It may be so already.
     Reverting {
@@ -141,12 +200,17 @@ impl Position {
         match self {
             Self::Idle => "idle",
             Self::Preflight { .. } => "preflight",
+            Self::Snapshotting { .. } => "snapshotting",
             Self::Loading { .. } => "loading",
+            Self::Rehearsing { .. } => "rehearsing",
             Self::Flipping { .. } => "flipping",
             Self::Verifying { .. } => "verifying",
             Self::Soaking { .. } => "soaking",
+            Self::Parking { .. } => "parking",
+            Self::StandingBy { .. } => "standing_by",
             Self::Confirming { .. } => "confirming",
             Self::Moved { .. } => "moved",
+            Self::Returning { .. } => "returning",
             Self::Reverting { .. } => "reverting",
             Self::Ended { .. } => "ended",
         }
@@ -157,12 +221,17 @@ impl Position {
         match self {
             Self::Idle => None,
             Self::Preflight { job }
+            | Self::Snapshotting { job, .. }
             | Self::Loading { job, .. }
+            | Self::Rehearsing { job, .. }
             | Self::Flipping { job, .. }
             | Self::Verifying { job, .. }
             | Self::Soaking { job, .. }
+            | Self::Parking { job, .. }
+            | Self::StandingBy { job, .. }
             | Self::Confirming { job, .. }
             | Self::Moved { job, .. }
+            | Self::Returning { job, .. }
             | Self::Reverting { job, .. }
             | Self::Ended { job, .. } => Some(job),
         }
@@ -176,9 +245,22 @@ impl Position {
         }
     }
 
-    /// Whether the table must be active whatever else happens: a node that was moved stays moved over restarts.
+    /// Whether the table must be active whatever else happens: a node that was moved stays moved over restarts, and one that
+    /// returns is moved until the old rules are in sync.
     pub fn is_moved(&self) -> bool {
-        matches!(self, Self::Confirming { .. } | Self::Moved { .. })
+        matches!(
+            self,
+            Self::Parking { .. }
+                | Self::StandingBy { .. }
+                | Self::Confirming { .. }
+                | Self::Moved { .. }
+                | Self::Returning { .. }
+        )
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_at_rest(&self) -> bool {
+        matches!(self, Self::Idle | Self::Moved { .. } | Self::Ended { .. })
     }
 
     /// What to tell the server of this position; none when it knows or need not know.
@@ -191,10 +273,18 @@ impl Position {
 
     /// What to tell the server of this position if it did not know.
     pub fn progress_untold(&self) -> Option<ProgressReport> {
+        let job = self.job().filter(|job| job.by == By::Server)?;
         let (kind, reasons) = match self {
-            Self::Idle | Self::Confirming { .. } => return None,
+            // The server has said the word for the first three itself, and learns of the last when it is over.
+            Self::Idle
+            | Self::Parking { .. }
+            | Self::StandingBy { .. }
+            | Self::Confirming { .. }
+            | Self::Returning { .. } => return None,
             Self::Preflight { .. } => (ProgressKind::Preflight, vec![]),
-            Self::Loading { .. } => (ProgressKind::Applying, vec![]),
+            Self::Snapshotting { .. } | Self::Loading { .. } | Self::Rehearsing { .. } => {
+                (ProgressKind::Applying, vec![])
+            }
             Self::Flipping { .. } | Self::Verifying { .. } => (ProgressKind::Verifying, vec![]),
             Self::Soaking { .. } => (ProgressKind::Soaking, vec![]),
             Self::Moved { trouble: None, .. } => (ProgressKind::Confirmed, vec![]),
@@ -213,7 +303,6 @@ impl Position {
                 ..
             } => (ProgressKind::NeedsAttention, vec![why.clone()]),
         };
-        let job = self.job()?;
         Some(ProgressReport {
             task_id: job.task,
             attempt: job.attempt,
@@ -234,5 +323,29 @@ impl Position {
             Self::Ended { job, end, .. } => Self::Ended { job, end, told: true },
             other => other,
         }
+    }
+
+    /// Whether whoever wants the work must still hear of this end. A person asks by `status`.
+    pub fn is_untold(&self) -> bool {
+        matches!(self, Self::Moved { told: false, .. } | Self::Ended { told: false, .. })
+            && self.job().is_some_and(|job| job.by == By::Server)
+    }
+
+    /// Addresses that must answer, if any.
+    pub fn baseline(&self) -> &[Answered] {
+        match self {
+            Self::Snapshotting { baseline, .. }
+            | Self::Loading { baseline, .. }
+            | Self::Rehearsing { baseline, .. }
+            | Self::Parking { baseline, .. }
+            | Self::StandingBy { baseline, .. }
+            | Self::Confirming { baseline, .. } => baseline,
+            other => other.armed().map_or(&[], |armed| &armed.baseline),
+        }
+    }
+
+    /// The addresses of the baseline.
+    pub fn probed(&self) -> Vec<SocketAddr> {
+        self.baseline().iter().map(|answered| answered.address).collect()
     }
 }
