@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use ipnet::IpNet;
 use nftfleet_domain::ids::NodeName;
+use nftfleet_domain::rollout::ProbeTarget;
 use nftfleet_domain::service::{Protocol, Vip};
 
 use crate::dataplane::LayoutSettings;
 use crate::dataplane::explain::{BadPacket, Packet};
+use crate::kube::kube_proxy::Label;
 use crate::kube::{LocalTraffic, NodePortAddresses};
 use crate::switchover::run::Rehearsal;
 
@@ -51,11 +53,66 @@ impl Task {
     }
 }
 
-/// Questions that are answered from the kernel's own state, without a server or Kubernetes.
+/// What a person on the node asks, without a server.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Question {
     /// Says what would become of the first packet of a connection on this node, and why.
     Explain(ExplainArguments),
+    /// Moves this node to nftfleet's data plane, by the agent that runs here, and tells how it goes.
+    Switch(SwitchArguments),
+    /// Takes this node back to kube-proxy's rules, from wherever it is.
+    Rollback(RollbackArguments),
+    /// Says where this node is.
+    Status(StatusArguments),
+}
+
+/// How to move the node.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct SwitchArguments {
+    /// The agent's state folder.
+    #[arg(long, env = "NFTFLEET_STATE_DIR", default_value = "/var/lib/nftfleet")]
+    pub state_dir: PathBuf,
+
+    /// For how many seconds the probe must pass after the flip before kube-proxy leaves, 1-86400.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub hold_seconds: u32,
+
+    /// A Service's TCP port that must answer before and after, as NAMESPACE/NAME:PORT; may be repeated. A sample of all others
+    /// is taken besides.
+    #[arg(long, value_name = "NAMESPACE/NAME:PORT", value_parser = probe_target)]
+    pub probe: Vec<ProbeTarget>,
+
+    /// Gives the order and ends, without telling how it goes.
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// How to go back.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct RollbackArguments {
+    /// The agent's state folder.
+    #[arg(long, env = "NFTFLEET_STATE_DIR", default_value = "/var/lib/nftfleet")]
+    pub state_dir: PathBuf,
+
+    /// Makes the table dormant at once, even where kube-proxy's rules are not seen to be in sync. For emergencies.
+    #[arg(long)]
+    pub now: bool,
+
+    /// Gives the order and ends, without telling how it goes.
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// Which node.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct StatusArguments {
+    /// The agent's state folder.
+    #[arg(long, env = "NFTFLEET_STATE_DIR", default_value = "/var/lib/nftfleet")]
+    pub state_dir: PathBuf,
+
+    /// Says it as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The first packet of which connection.
@@ -105,9 +162,9 @@ impl ExplainArguments {
 #[derive(Clone, Debug, Parser)]
 #[command(name = "nftfleet-agent", version)]
 pub struct Config {
-    /// Base URL of the server.
+    /// Base URL of the server; without it the node is moved by `switch` alone.
     #[arg(long, env = "NFTFLEET_SERVER")]
-    pub server: reqwest::Url,
+    pub server: Option<reqwest::Url>,
 
     /// The node's name as Kubernetes knows it.
     #[arg(long, env = "NODE_NAME")]
@@ -163,6 +220,15 @@ pub struct Config {
     /// Address for /metrics and the agent's own /healthz; none by default.
     #[arg(long, env = "NFTFLEET_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,
+
+    /// The label of the Node that keeps kube-proxy away, which the node affinity of its `DaemonSet` must exclude: KEY=VALUE. Without it
+    /// kube-proxy has to be stopped by hand after a move.
+    #[arg(long, env = "NFTFLEET_KUBE_PROXY_LABEL")]
+    pub kube_proxy_label: Option<Label>,
+
+    /// For how many seconds kube-proxy's rules stand by after it has gone, 0-86400.
+    #[arg(long, env = "NFTFLEET_STAND_BY_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub stand_by_seconds: u32,
 
     /// The node's os-release file.
     #[arg(long, default_value = "/etc/os-release")]
@@ -244,6 +310,20 @@ fn address(text: &str) -> Result<IpAddr, String> {
         .map_err(|_| "an IPv4 or IPv6 address is allowed, such as 10.96.0.1 or fd00::1".to_owned())
 }
 
+fn probe_target(text: &str) -> Result<ProbeTarget, String> {
+    let parts = || {
+        let (namespace, rest) = text.split_once('/')?;
+        let (name, port) = rest.split_once(':')?;
+        let port = port.parse().ok().filter(|port| *port != 0)?;
+        (!namespace.is_empty() && !name.is_empty()).then(|| ProbeTarget {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            port,
+        })
+    };
+    parts().ok_or_else(|| "NAMESPACE/NAME:PORT is allowed, such as default/kubernetes:443".to_owned())
+}
+
 fn protocol(text: &str) -> Result<Protocol, String> {
     let protocol = text.to_ascii_uppercase().parse::<Protocol>();
     protocol.map_err(|_| "tcp, udp or sctp is allowed".to_owned())
@@ -321,7 +401,7 @@ mod tests {
     fn question(arguments: &str) -> Result<ExplainArguments, String> {
         match task(arguments)? {
             Task::Answer(Question::Explain(asked)) => Ok(asked),
-            Task::Run(config) => panic!("{config:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -350,9 +430,9 @@ mod tests {
         };
         assert_eq!((config.node.to_string().as_str(), config.masquerade_bit), ("node-1", 3));
         for (given, said) in [
-            ("", "--server <SERVER>"),
+            ("", "--node <NODE>"),
             ("--server http://server", "--node <NODE>"),
-            ("--node explain", "--server <SERVER>"),
+            ("--node node-1 --server explain", "relative URL without a base"),
             (
                 "--server http://server --node node-1 explain 10.96.0.1 tcp 1",
                 "cannot be used with",

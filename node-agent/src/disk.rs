@@ -84,13 +84,22 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, DiskError> {
 /// # Errors
 /// See [`DiskError`].
 pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), DiskError> {
+    let text = serde_json::to_string_pretty(value).map_err(|source| DiskError::Io {
+        path: path.display().to_string(),
+        source: source.into(),
+    })?;
+    write_text(path, &text)
+}
+
+/// The same for any text.
+///
+/// # Errors
+/// See [`DiskError`].
+pub fn write_text(path: &Path, text: &str) -> Result<(), DiskError> {
     let refused = |source| DiskError::Io {
         path: path.display().to_string(),
         source,
     };
-    let bytes = serde_json::to_vec_pretty(value)
-        .map_err(io::Error::from)
-        .map_err(refused)?;
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(refused)?;
     let new = path.with_extension("new");
@@ -101,7 +110,7 @@ pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), DiskError> {
             .truncate(true)
             .mode(0o600)
             .open(&new)?;
-        file.write_all(&bytes)?;
+        file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, path)?;
         File::open(folder)?.sync_all()

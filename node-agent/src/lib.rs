@@ -4,6 +4,7 @@
 //! - [`control`]: the conversation with the server
 //! - [`kube`]: what the Services of the cluster mean
 //! - [`dataplane`]: the table in the kernel
+//! - [`local`]: what a person on the node asks
 //! - [`switchover`]: the node's move, and the way back
 //! - [`node_addresses`]: the node's own addresses
 //! - [`probe`]: does the data plane answer
@@ -21,6 +22,7 @@ pub mod facts;
 pub mod health;
 pub mod host;
 pub mod kube;
+pub mod local;
 pub mod memory;
 pub mod node_addresses;
 pub mod pause;

@@ -33,12 +33,9 @@ pub struct Identity {
     pub credential_file: PathBuf,
 }
 
-/// What the session hears and tells, shared with the switchover.
+/// What is heard from the server and told to it, shared with the switchover. Without a server nothing is ever heard.
 #[derive(Debug)]
-pub struct Session {
-    client: Client,
-    identity: Identity,
-    credential: RwLock<Option<String>>,
+pub struct Link {
     /// What the server wants; none until it was reached for the first time since the start.
     pub assignment: watch::Sender<Option<Assignment>>,
     /// Where the work is; the newest is told until the server has heard it.
@@ -49,18 +46,35 @@ pub struct Session {
     pub report_now: Notify,
 }
 
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            assignment: watch::channel(None).0,
+            progress: watch::channel(None).0,
+            told: watch::channel(None).0,
+            report_now: Notify::new(),
+        }
+    }
+}
+
+/// The conversation with the server.
+#[derive(Debug)]
+pub struct Session {
+    client: Client,
+    identity: Identity,
+    credential: RwLock<Option<String>>,
+    link: Arc<Link>,
+}
+
 impl Session {
     /// A session that has not begun.
-    pub fn new(client: Client, identity: Identity) -> Self {
+    pub fn new(client: Client, identity: Identity, link: Arc<Link>) -> Self {
         let kept = disk::read::<Enrolled>(&identity.credential_file).ok().flatten();
         Self {
             client,
             identity,
             credential: RwLock::new(kept.map(|enrolled| enrolled.credential)),
-            assignment: watch::channel(None).0,
-            progress: watch::channel(None).0,
-            told: watch::channel(None).0,
-            report_now: Notify::new(),
+            link,
         }
     }
 
@@ -125,6 +139,7 @@ impl Session {
         loop {
             let credential = self.credential().await;
             let known = self
+                .link
                 .assignment
                 .borrow()
                 .as_ref()
@@ -147,7 +162,7 @@ impl Session {
     /// Keeps the assignment. Its generation may be lower than before: then the server was put back to an older state, and that
     /// is what it wants now.
     fn hear(&self, heard: Assignment) {
-        self.assignment.send_if_modified(|known| {
+        self.link.assignment.send_if_modified(|known| {
             let is_news = known.as_ref() != Some(&heard);
             if is_news {
                 tracing::info!(generation = heard.generation, work = ?heard.work, "assignment");
@@ -159,7 +174,7 @@ impl Session {
 
     /// Tells the newest progress until the process ends.
     pub async fn tell(&self) {
-        let mut newest = self.progress.subscribe();
+        let mut newest = self.link.progress.subscribe();
         let mut pause = Pause::default();
         loop {
             let progress = newest.borrow_and_update().clone();
@@ -169,7 +184,7 @@ impl Session {
                     // Its answer is passed over: only `poll` hears assignments, one after another, so that none overtakes.
                     Ok(_) => {
                         pause = Pause::default();
-                        self.told.send_replace(Some(progress));
+                        self.link.told.send_replace(Some(progress));
                     }
                     Err(error) if !error.is_final() => {
                         tracing::warn!(%error, "progress could not be told; trying again");
@@ -180,7 +195,7 @@ impl Session {
                     }
                     Err(error) => {
                         tracing::warn!(%error, ?progress, "the server does not want to hear this any more");
-                        self.told.send_replace(Some(progress));
+                        self.link.told.send_replace(Some(progress));
                     }
                 }
             }
@@ -224,7 +239,7 @@ impl Session {
                 }
             };
             sequence += 1;
-            let _ = tokio::time::timeout(next, self.report_now.notified()).await;
+            let _ = tokio::time::timeout(next, self.link.report_now.notified()).await;
         }
     }
 }

@@ -16,7 +16,7 @@ use nftfleet_domain::inventory::TableState;
 use nftfleet_domain::service::{Endpoint, Vip};
 use tokio::sync::{oneshot, watch};
 
-use super::desired::{Heard, Update};
+use super::desired::{Frontend, Heard, Update};
 use super::kernel::{Kernel, KernelError};
 use super::leaving::Grace;
 use super::reconcile::{Dataplane, Written};
@@ -113,6 +113,7 @@ enum Request {
     Compare(Reply),
     Over(Grace),
     State(oneshot::Sender<Result<TableState, RequestError>>),
+    Frontends(oneshot::Sender<Result<BTreeMap<Vip, Frontend>, RequestError>>),
 }
 
 /// A handle to the thread.
@@ -227,6 +228,14 @@ impl Actor {
     /// See [`RequestError`].
     pub async fn state(&self) -> Result<TableState, RequestError> {
         self.ask(Request::State).await
+    }
+
+    /// What the Services mean now: each VIP with its endpoints.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub async fn frontends(&self) -> Result<BTreeMap<Vip, Frontend>, RequestError> {
+        self.ask(Request::Frontends).await
     }
 
     async fn ask<T>(

@@ -7,6 +7,7 @@ mod few;
 mod id;
 pub mod index;
 pub mod known;
+pub mod kube_proxy;
 pub mod meaning;
 pub mod object;
 mod objects;

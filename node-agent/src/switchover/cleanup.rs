@@ -7,8 +7,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use crate::facts::iptables::{SavedRule, SavedTable, is_kube_proxys, tables};
+use crate::facts::iptables::{Backend, SavedRule, SavedTable, is_kube_proxys, tables};
+use crate::host::Host;
 
 /// The script that removes what is kube-proxy's, none if there is nothing to remove.
 pub fn script(saved: &str) -> Option<String> {
@@ -78,6 +80,67 @@ fn kept_for_others<'a>(table: &SavedTable<'a>) -> BTreeSet<&'a str> {
         }
         kept.extend(more);
     }
+}
+
+/// How often a clean-up is tried before a person is asked. kube-proxy may be writing at the same time.
+const TRIES: usize = 5;
+
+/// Between two tries of the clean-up.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Removes what is kube-proxy's from both backends and families.
+///
+/// # Errors
+/// What could not be read or removed, in words, after some tries.
+pub fn remove_kube_proxys(host: &dyn Host) -> Result<(), String> {
+    let mut failure = String::new();
+    for _ in 0..TRIES {
+        match remove_once(host) {
+            Ok(()) => return Ok(()),
+            Err(why) => failure = why,
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Err(failure)
+}
+
+fn remove_once(host: &dyn Host) -> Result<(), String> {
+    for (save, restore) in Backend::BOTH.into_iter().flat_map(Backend::commands) {
+        let Some(input) = script(&saved(host, save)?) else {
+            continue;
+        };
+        let restored = host
+            .run(restore, &["--noflush", "-w", "5"], &input)
+            .map_err(|error| format!("{restore}: {error}"))?;
+        if !restored.succeeded {
+            return Err(format!("{restore}: {}", restored.stderr.trim()));
+        }
+        // Done means observed.
+        if script(&saved(host, save)?).is_some() {
+            return Err(format!(
+                "{save} still shows rules of kube-proxy's: does it run, and write them again?"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What a `save` command prints.
+///
+/// # Errors
+/// It failed, or could not show everything, in words.
+pub fn saved(host: &dyn Host, save: &str) -> Result<String, String> {
+    let ran = host.run(save, &[], "").map_err(|error| format!("{save}: {error}"))?;
+    if !ran.succeeded {
+        return Err(format!("{save}: {}", ran.stderr.trim()));
+    }
+    // iptables-nft-save says so in a comment, with status 0, when a table holds what only nft can show.
+    if ran.stdout.contains("is incompatible, use 'nft' tool") {
+        return Err(format!(
+            "{save} can't show all rules: a table holds rules that only nft can show"
+        ));
+    }
+    Ok(ran.stdout)
 }
 
 #[cfg(test)]

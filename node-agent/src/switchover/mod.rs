@@ -1,13 +1,17 @@
 //! A node's move from kube-proxy's rules to our table, and back.
 //!
 //! - [`position`]: where the move stands, as it is kept on disk
-//! - [`decide`]: what comes next, purely from position, assignment and time
+//! - [`decide`]: what comes next, purely from position, orders and time
 //! - [`steps`]: the effects, each of which may be repeated without harm
-//! - [`cleanup`]: what of the iptables rules is kube-proxy's to remove
+//! - [`snapshot`]: a copy of the old rules
+//! - [`old_rules`]: whether kube-proxy's rules are whole and of now
+//! - [`cleanup`]: what of the iptables rules is kube-proxy's to remove, and its removal
 //! - [`run`]: the loop around them
 
 pub mod cleanup;
 pub mod decide;
+pub mod old_rules;
 pub mod position;
 pub mod run;
+pub mod snapshot;
 pub mod steps;

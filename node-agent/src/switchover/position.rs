@@ -182,6 +182,9 @@ pub enum Position {
         job: Job,
         /// What went wrong.
         why: String,
+        /// Whether kube-proxy may have been sent away, and has to be let in again.
+        #[serde(default)]
+        let_in: bool,
     },
     /// Over, without success.
     Ended {
@@ -255,6 +258,18 @@ impl Position {
                 | Self::Confirming { .. }
                 | Self::Moved { .. }
                 | Self::Returning { .. }
+        )
+    }
+
+    /// Whether its step may be given up where it waits. The others write to the kernel, or to kube-proxy's rules.
+    pub fn is_interruptible(&self) -> bool {
+        matches!(
+            self,
+            Self::Preflight { .. }
+                | Self::Verifying { .. }
+                | Self::Soaking { .. }
+                | Self::Parking { .. }
+                | Self::StandingBy { .. }
         )
     }
 

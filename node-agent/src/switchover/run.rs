@@ -1,22 +1,24 @@
 //! The loop: decide, keep, do, tell.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use nftfleet_web_api_spec::types::{Assignment, ProgressReport};
+use nftfleet_domain::inventory::TableState;
+use nftfleet_web_api_spec::types::{Assignment, ProgressKind, ProgressReport};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::decide::{Next, decide};
-use super::position::Position;
+use super::decide::{Next, Order, Orders, decide};
+use super::position::{By, Position};
 use super::steps::Tools;
-use crate::control::session::Session;
+use crate::control::session::Link;
 use crate::disk::{self, DiskError};
+use crate::local::serve::Known;
 
-/// The form of the ledger that this agent writes.
-const LEDGER_VERSION: u32 = 1;
+/// The form of the ledger that this agent writes: 2 has more positions than 1, and what answered before a move in another form.
+const LEDGER_VERSION: u32 = 2;
 
 /// Between two tries to do what could not be done.
 const RETRY: Duration = Duration::from_secs(1);
@@ -48,11 +50,25 @@ pub enum LedgerError {
     },
 }
 
+/// The ledger's file in a state folder.
+pub fn ledger_of(state_dir: &Path) -> PathBuf {
+    state_dir.join("ledger.json")
+}
+
+/// Writes where the node's move stands.
+///
+/// # Errors
+/// See [`LedgerError`].
+pub fn keep_ledger(file: &Path, position: Position) -> Result<(), LedgerError> {
+    let version = LEDGER_VERSION;
+    Ok(disk::write(file, &Ledger { version, position })?)
+}
+
 /// Reads where the node's move stands.
 ///
 /// # Errors
 /// See [`LedgerError`].
-pub fn read_ledger(file: &std::path::Path) -> Result<Position, LedgerError> {
+pub fn read_ledger(file: &Path) -> Result<Position, LedgerError> {
     #[derive(Deserialize)]
     struct Version {
         version: u32,
@@ -125,8 +141,12 @@ impl DeadMan {
 pub struct Switchover {
     /// What the steps act on.
     pub tools: Tools,
-    /// The conversation with the server.
-    pub session: Arc<Session>,
+    /// What is heard from the server and told to it.
+    pub link: Arc<Link>,
+    /// A person's order that was accepted, until it is taken.
+    pub order: Arc<watch::Sender<Option<Order>>>,
+    /// What is told to those who ask on the node.
+    pub known: watch::Sender<Known>,
     /// The ledger's file.
     pub ledger: PathBuf,
     /// A crash to rehearse.
@@ -134,58 +154,168 @@ pub struct Switchover {
 }
 
 impl Switchover {
-    /// Goes on from `position` until the process ends.
-    pub async fn run(self, mut position: Position) {
+    /// Goes on from what the ledger says until the process ends. With a ledger that can't be trusted nothing is moved, and the
+    /// file is left for a person to look at: a table that is active is kept so and in step with the Services, and whoever wants
+    /// something of the node hears that it needs attention.
+    pub async fn run(self, ledger: Result<Position, LedgerError>) {
+        match ledger {
+            Ok(position) => self.go_on(position).await,
+            Err(error) => self.hold_still(&error.to_string()).await,
+        }
+    }
+
+    async fn hold_still(&self, why: &str) {
+        tracing::error!(
+            why,
+            "the ledger can't be trusted: nothing is moved until a person has looked"
+        );
+        self.known.send_modify(|known| known.lost = Some(why.to_owned()));
+        if let Ok(TableState::Active) = self.tools.dataplane.state().await {
+            self.restore().await;
+        }
+        let mut assignments = self.link.assignment.subscribe();
+        loop {
+            let work = assignments.borrow_and_update().as_ref().and_then(|a| a.work.clone());
+            self.tell(work.map(|work| ProgressReport {
+                task_id: work.task_id,
+                attempt: work.attempt,
+                progress: ProgressKind::NeedsAttention,
+                reasons: vec![format!("ledger-lost: {why}")],
+            }));
+            if assignments.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn go_on(self, mut position: Position) {
         tracing::info!(position = position.name(), "the node's move stands here");
-        let mut assignments = self.session.assignment.subscribe();
-        let mut told = self.session.told.subscribe();
+        let mut assignments = self.link.assignment.subscribe();
+        let mut told = self.link.told.subscribe();
+        let mut orders = self.order.subscribe();
         if position.is_moved() {
             self.restore().await;
         }
         let mut is_proven = false;
         let mut switch = DeadMan::default();
         loop {
+            self.publish(&position);
             self.tell(position.progress());
-            let is_told = *told.borrow_and_update() == position.progress();
+            let is_told = match position.job() {
+                // A person asks.
+                Some(job) if job.by != By::Server => true,
+                _ => *told.borrow_and_update() == position.progress(),
+            };
             let after_telling = position.clone().after_telling();
             if is_told && after_telling != position {
                 position = self.enter(position, after_telling).await;
                 continue;
             }
             let assignment = assignments.borrow_and_update().clone();
+            let order = orders.borrow_and_update().clone();
             let now = switch.time(&position, self.tools.clock.now(), Instant::now());
-            let next = decide(&position, assignment.as_ref(), is_proven, now);
+            let wanted = Orders {
+                server: assignment.as_ref(),
+                person: order.as_ref(),
+            };
+            let next = decide(&position, wanted, is_proven, now);
             is_proven = false;
             match next {
-                Next::Wait => self.wait(&mut assignments, &mut told).await,
+                Next::Wait => {
+                    self.wait(&position, order.as_ref(), &mut assignments, &mut told, &mut orders)
+                        .await;
+                }
                 Next::Tell(progress) => {
                     self.tell(Some(progress));
-                    self.wait(&mut assignments, &mut told).await;
+                    self.wait(&position, order.as_ref(), &mut assignments, &mut told, &mut orders)
+                        .await;
                 }
-                Next::Enter(next) => position = self.enter(position, next).await,
+                Next::Enter(next) => {
+                    position = self.enter(position, next).await;
+                    self.take_order(&position, order.as_ref());
+                }
                 Next::Step => {
                     self.rehearse(&position, false);
-                    let next = self.tools.step(position.clone()).await;
+                    let next = tokio::select! {
+                        next = self.tools.step(position.clone()) => next,
+                        // Most steps wait somewhere, and each may be repeated: a person need not wait with them.
+                        () = called_back(&mut orders), if position.is_interruptible() => continue,
+                    };
                     self.rehearse(&position, true);
                     if next == position {
                         is_proven = matches!(position, Position::Soaking { .. });
                     } else {
                         position = self.enter(position, next).await;
                     }
+                    self.take_order(&position, order.as_ref());
                 }
             }
         }
     }
 
-    /// Waits until the server wants something else, or has heard something. Neither sender ever goes: the session is ours.
+    /// Forgets an order that the position has taken in. What is published says so first.
+    fn take_order(&self, position: &Position, order: Option<&Order>) {
+        let Some(order) = order else { return };
+        let taken = match order {
+            Order::Switch(job) => position.job() == Some(job),
+            Order::Rollback { now: false } => matches!(
+                position,
+                Position::Returning { .. } | Position::Reverting { .. } | Position::Ended { .. }
+            ),
+            Order::Rollback { now: true } => {
+                matches!(position, Position::Reverting { .. } | Position::Ended { .. })
+            }
+        };
+        if taken {
+            self.forget(order, position);
+        }
+    }
+
+    fn forget(&self, order: &Order, position: &Position) {
+        self.publish(position);
+        self.order.send_if_modified(|waiting| {
+            let is_it = waiting.as_ref() == Some(order);
+            if is_it {
+                *waiting = None;
+            }
+            is_it
+        });
+    }
+
+    fn publish(&self, position: &Position) {
+        let waiting_for = self
+            .tools
+            .waiting_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        self.known.send_if_modified(|known| {
+            let is_news = known.position != *position || known.waiting_for != waiting_for;
+            if is_news {
+                known.position = position.clone();
+                known.waiting_for = waiting_for;
+            }
+            is_news
+        });
+    }
+
+    /// Waits until somebody wants something else, or the server has heard something. No sender ever goes: they are ours. An order
+    /// that changed nothing is void: there was nothing to do.
     async fn wait(
         &self,
+        position: &Position,
+        order: Option<&Order>,
         assignments: &mut watch::Receiver<Option<Assignment>>,
         told: &mut watch::Receiver<Option<ProgressReport>>,
+        orders: &mut watch::Receiver<Option<Order>>,
     ) {
+        if let Some(order) = order {
+            self.forget(order, position);
+        }
         tokio::select! {
             _ = assignments.changed() => {}
             _ = told.changed() => {}
+            _ = orders.changed() => {}
         }
     }
 
@@ -215,9 +345,10 @@ impl Switchover {
                     return Position::Reverting {
                         job: job.clone(),
                         why: format!("the ledger can't be kept: {error}"),
+                        let_in: false,
                     };
                 }
-                (_, Position::Confirming { .. }) => {
+                (_, Position::Parking { .. } | Position::StandingBy { .. } | Position::Confirming { .. }) => {
                     tokio::time::sleep(RETRY).await;
                     return from;
                 }
@@ -228,21 +359,21 @@ impl Switchover {
             to,
             Position::Moved { .. } | Position::Ended { .. } | Position::Verifying { .. }
         ) {
-            self.session.report_now.notify_one();
+            self.link.report_now.notify_one();
         }
         to
     }
 
     /// Writes the ledger. A disk may take its time: nothing else waits for it.
     async fn keep(&self, position: Position) -> Result<(), LedgerError> {
-        let (file, version) = (self.ledger.clone(), LEDGER_VERSION);
-        let written = tokio::task::spawn_blocking(move || disk::write(&file, &Ledger { version, position })).await;
-        Ok(written.map_err(LedgerError::Panicked)??)
+        let file = self.ledger.clone();
+        let written = tokio::task::spawn_blocking(move || keep_ledger(&file, position)).await;
+        written.map_err(LedgerError::Panicked)?
     }
 
     fn tell(&self, progress: Option<ProgressReport>) {
         let Some(progress) = progress else { return };
-        self.session
+        self.link
             .progress
             .send_if_modified(|known: &mut Option<ProgressReport>| {
                 let is_news = known.as_ref() != Some(&progress);
@@ -265,10 +396,18 @@ impl Switchover {
     }
 }
 
+/// Until a person wants to go back. The sender never goes.
+async fn called_back(orders: &mut watch::Receiver<Option<Order>>) {
+    let back = |order: &Option<Order>| matches!(order, Some(Order::Rollback { .. }));
+    if orders.wait_for(back).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::switchover::position::{Armed, Job};
+    use crate::switchover::position::{Armed, By, Job};
     use jiff::SignedDuration;
     use uuid::Uuid;
 
@@ -276,6 +415,7 @@ mod tests {
         let job = Job {
             task: Uuid::nil(),
             attempt: 1,
+            by: By::Server,
             confirm_within_seconds: 60,
             probe: vec![],
         };

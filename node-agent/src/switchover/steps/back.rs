@@ -1,0 +1,89 @@
+//! The way back.
+
+use std::net::SocketAddr;
+
+use super::{ROUND, Tools};
+use crate::probe::{describe, probe};
+use crate::switchover::old_rules::{expected, in_sync};
+use crate::switchover::position::{End, Job, Position};
+
+impl Tools {
+    /// Lets kube-proxy in, waits until its rules are seen to be in sync, and only then makes the table dormant. If the Services
+    /// that the work named do not answer through them, the table is woken again.
+    pub(super) async fn return_to_old_rules(&self, job: Job, why: String) -> Position {
+        let again = |job, why| Position::Returning { job, why };
+        if let Some(kube_proxy) = &self.kube_proxy
+            && let Err(error) = kube_proxy.let_in().await
+        {
+            self.wait_for(Some(format!("kube-proxy can't be let in: {error}")));
+            tokio::time::sleep(ROUND).await;
+            return again(job, why);
+        }
+        if let Err(lacking) = self.old_rules_in_sync().await {
+            self.wait_for(Some(format!("kube-proxy's rules to be in sync: {lacking}")));
+            tokio::time::sleep(ROUND).await;
+            return again(job, why);
+        }
+        let targets = job.probe.iter();
+        let addresses: Vec<SocketAddr> = targets.flat_map(|target| self.services.addresses(target)).collect();
+        let through_ours = probe(&addresses).await;
+        if let Err(error) = self.dataplane.set_dormant(true).await {
+            self.wait_for(Some(format!("the kernel to make the table dormant: {error}")));
+            tokio::time::sleep(ROUND).await;
+            return again(job, why);
+        }
+        let mut silent = probe(&addresses).await;
+        silent.retain(|silent| !through_ours.iter().any(|known| known.address == silent.address));
+        if !silent.is_empty() {
+            if let Err(error) = self.restore().await {
+                tracing::error!(error, "the table could not be woken again");
+            }
+            self.wait_for(Some(format!(
+                "Services to answer through kube-proxy's rules: {}",
+                describe(&silent)
+            )));
+            tokio::time::sleep(ROUND).await;
+            return again(job, why);
+        }
+        self.wait_for(None);
+        Position::Ended {
+            job,
+            end: End::Reverted(why),
+            told: false,
+        }
+    }
+
+    async fn old_rules_in_sync(&self) -> Result<(), String> {
+        if !self.listed().await {
+            return Err("the Services are not known".to_owned());
+        }
+        let frontends = self.dataplane.frontends().await.map_err(|error| error.to_string())?;
+        let expected = expected(&frontends);
+        let mode = self.beside(move |host| in_sync(host, &expected)).await??;
+        tracing::info!(mode, "kube-proxy's rules are in sync");
+        Ok(())
+    }
+
+    /// Puts the old rules back in charge. Retried for ever: nothing else may happen before this is done.
+    pub(super) async fn revert(&self, job: Job, why: String, let_in: bool) -> Position {
+        let again = |job, why| Position::Reverting { job, why, let_in };
+        if let Err(error) = self.dataplane.set_dormant(true).await {
+            tracing::error!(%error, "the table could not be made dormant; trying again");
+            tokio::time::sleep(ROUND).await;
+            return again(job, why);
+        }
+        if let (Some(kube_proxy), true) = (&self.kube_proxy, let_in)
+            && let Err(error) = kube_proxy.let_in().await
+        {
+            self.wait_for(Some(format!("kube-proxy can't be let in: {error}")));
+            tokio::time::sleep(ROUND).await;
+            return again(job, why);
+        }
+        self.wait_for(None);
+        Position::Ended {
+            job,
+            end: End::Reverted(why),
+            told: false,
+        }
+    }
+}

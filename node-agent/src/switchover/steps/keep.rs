@@ -1,0 +1,128 @@
+//! After the confirmation: kube-proxy leaves the node, its rules stand by for a while, and then go.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{ROUND, Tools};
+use crate::probe::Answered;
+use crate::switchover::cleanup::remove_kube_proxys;
+use crate::switchover::position::{Job, Position};
+
+/// How long kube-proxy may take to leave: a Pod's own grace period of 30 s, and what its controller and kubelet need.
+const LEAVES_WITHIN: SignedDuration = SignedDuration::from_secs(180);
+
+impl Tools {
+    /// Sends kube-proxy away, and looks whether it has gone. Our table has been confirmed, and answers meanwhile.
+    pub(super) async fn park(&self, job: Job, baseline: Vec<Answered>, until: Option<Timestamp>) -> Position {
+        let Some(kube_proxy) = &self.kube_proxy else {
+            return Position::Confirming { job, baseline };
+        };
+        let now = self.clock.now();
+        let Some(until) = until else {
+            let until = now.saturating_add(LEAVES_WITHIN).unwrap_or(Timestamp::MAX);
+            return Position::Parking {
+                job,
+                baseline,
+                until: Some(until),
+            };
+        };
+        if let Err(why) = self.proven(&baseline).await {
+            return back_with_kube_proxy(job, why);
+        }
+        let gone = match kube_proxy.send_away().await {
+            Ok(()) => kube_proxy.is_gone().await,
+            Err(error) => Err(error),
+        };
+        match gone {
+            Ok(true) => {
+                self.wait_for(None);
+                let stand_by = SignedDuration::try_from(self.stand_by).unwrap_or(SignedDuration::MAX);
+                Position::StandingBy {
+                    job,
+                    baseline,
+                    until: now.saturating_add(stand_by).unwrap_or(Timestamp::MAX),
+                }
+            }
+            not_gone if now >= until => {
+                self.wait_for(None);
+                let why = match not_gone {
+                    Err(error) => error.to_string(),
+                    Ok(_) => format!(
+                        "its Pod is still there although the Node has the label {}",
+                        kube_proxy.label.key
+                    ),
+                };
+                Position::Moved {
+                    job,
+                    trouble: Some(format!(
+                        "kube-proxy did not leave the node within {LEAVES_WITHIN:#}, and its rules stay behind ours: {why}"
+                    )),
+                    told: false,
+                }
+            }
+            not_gone => {
+                self.wait_for(Some(match not_gone {
+                    Err(error) => format!("kube-proxy can't be sent away: {error}"),
+                    Ok(_) => "kube-proxy to leave the node".to_owned(),
+                }));
+                tokio::time::sleep(ROUND).await;
+                Position::Parking {
+                    job,
+                    baseline,
+                    until: Some(until),
+                }
+            }
+        }
+    }
+
+    /// kube-proxy's last rules stand behind ours, and the probe goes on.
+    pub(super) async fn stand_by(&self, job: Job, baseline: Vec<Answered>, until: Timestamp) -> Position {
+        if let Err(why) = self.proven(&baseline).await {
+            return back_with_kube_proxy(job, why);
+        }
+        if self.clock.now() >= until {
+            self.wait_for(None);
+            return Position::Confirming { job, baseline };
+        }
+        self.wait_for(Some(format!("{until}, when the old rules go")));
+        tokio::time::sleep(ROUND).await;
+        Position::StandingBy { job, baseline, until }
+    }
+
+    /// Removes kube-proxy's rules, and proves once more that the Services answer. Before that the kernel must show the table
+    /// active and whole: it may be gone after a reboot, and then it is made anew.
+    pub(super) async fn confirm(&self, job: Job, baseline: Vec<Answered>) -> Position {
+        let ready = match self.restore().await {
+            Ok(()) => self.dataplane.compare().await.map_err(|error| error.to_string()),
+            Err(why) => Err(why),
+        };
+        if let Err(why) = ready {
+            tracing::error!(
+                why,
+                "the table is not as it must be; kube-proxy's rules stay until it is"
+            );
+            tokio::time::sleep(ROUND).await;
+            return Position::Confirming { job, baseline };
+        }
+        let cleaned = self.beside(remove_kube_proxys).await;
+        let trouble = match cleaned.and_then(|done| done) {
+            Err(why) => Some(format!(
+                "kube-proxy's rules could not all be removed, they stay behind ours: {why}"
+            )),
+            Ok(()) => self
+                .proven(&baseline)
+                .await
+                .err()
+                .map(|why| format!("after the move {why}")),
+        };
+        Position::Moved {
+            job,
+            trouble,
+            told: false,
+        }
+    }
+}
+
+/// The old rules may be some seconds old, but they answered: better than a table that does not.
+fn back_with_kube_proxy(job: Job, why: String) -> Position {
+    Position::Reverting { job, why, let_in: true }
+}

@@ -1,0 +1,160 @@
+//! Whether the node can be moved. Nothing is touched.
+
+use std::net::SocketAddr;
+
+use nftfleet_domain::inventory::TableState;
+use nftfleet_domain::readiness::{Policy, Reported, Verdict, assess};
+
+use super::{SERVICES_WITHIN, Tools, rejected};
+use crate::facts;
+use crate::facts::iptables::{Backend, forwards_by_kube_proxys_leave};
+use crate::host::Host;
+use crate::probe::{Answered, How, Question, Silent, ask, describe, sample};
+use crate::switchover::cleanup::saved;
+use crate::switchover::position::{End, Job, Position};
+
+impl Tools {
+    /// The node's own readiness, the Services' demands, and whether the old rules answer.
+    pub(super) async fn preflight(&self, job: Job) -> Position {
+        if let Ok(TableState::Active) = self.dataplane.state().await {
+            // A ledger was lost in the middle of a move. Whether the old rules still stand, only a person can tell.
+            let why = "the table is active, and the ledger knows of no move".to_owned();
+            return Position::Ended {
+                job,
+                end: End::NeedsAttention(why),
+                told: false,
+            };
+        }
+        if !self.listed().await {
+            let seconds = SERVICES_WITHIN.as_secs();
+            return rejected(
+                job,
+                vec![format!(
+                    "services-unknown: the Kubernetes API gave no lists in {seconds} s"
+                )],
+            );
+        }
+        let mut blockers = self.node_blockers().await;
+        match self.beside(closed_forward_chains).await {
+            Ok(closed) => blockers.extend(closed),
+            Err(error) => blockers.push(format!("forward-unknown: looking at FORWARD panicked: {error}")),
+        }
+        let too_long = self.services.index().too_long();
+        if !too_long.is_empty() {
+            let shown: Vec<&str> = too_long.iter().take(5).map(String::as_str).collect();
+            let count = too_long.len();
+            blockers.push(format!(
+                "services-unsupported: {count} uses of what this data plane does not do: {}",
+                shown.join(", ")
+            ));
+        }
+        let baseline = self.baseline(&job, &mut blockers).await;
+        if blockers.is_empty() {
+            Position::Snapshotting { job, baseline }
+        } else {
+            rejected(job, blockers)
+        }
+    }
+
+    /// What the readiness checks say of the node as it is at this moment.
+    async fn node_blockers(&self) -> Vec<String> {
+        let (paths, now) = (self.paths.clone(), self.clock.now());
+        let collected = self.beside(move |host| facts::collect(host, &paths, now)).await;
+        let Ok(report) = collected else {
+            return vec!["facts-unknown: collecting the facts panicked".to_owned()];
+        };
+        let reported = Reported {
+            report,
+            reported_at: now,
+            moved_at: None,
+            last_seen_at: now,
+        };
+        match assess(Some(&reported), &Policy::default(), now) {
+            Verdict::Ready => vec![],
+            Verdict::Blocked(reasons) | Verdict::Unknown(reasons) => reasons
+                .iter()
+                .map(|reason| format!("{}: {}", reason.code, reason.message))
+                .collect(),
+        }
+    }
+
+    /// Asks what the work names, which must answer, and a sample of everything else, of which counts what does.
+    async fn baseline(&self, job: &Job, blockers: &mut Vec<String>) -> Vec<Answered> {
+        let connect = |address: SocketAddr| Question {
+            address,
+            how: How::Connect,
+        };
+        let mut baseline = Vec::new();
+        for target in &job.probe {
+            let questions: Vec<Question> = self.services.addresses(target).into_iter().map(connect).collect();
+            let (answered, silent) = answers(&questions, true).await;
+            if questions.is_empty() {
+                blockers.push(format!(
+                    "probe-unknown: there is no TCP port {} of a Service {}/{}",
+                    target.port, target.namespace, target.name
+                ));
+            } else if answered.is_empty() {
+                blockers.push(format!(
+                    "probe-silent: not answered through the old rules: {}",
+                    describe(&silent)
+                ));
+            }
+            baseline.extend(answered);
+        }
+        let mut sampled = match self.dataplane.frontends().await {
+            Ok(frontends) => sample(&frontends),
+            Err(error) => {
+                blockers.push(format!("services-unknown: {error}"));
+                return baseline;
+            }
+        };
+        sampled.retain(|question| !baseline.iter().any(|named| named.question() == *question));
+        let (answered, silent) = answers(&sampled, false).await;
+        if !silent.is_empty() {
+            tracing::info!(
+                silent = describe(&silent),
+                "part of the sample does not answer through the old rules, and does not count"
+            );
+        }
+        baseline.extend(answered);
+        if baseline.is_empty() && blockers.is_empty() {
+            blockers.push(
+                "probe-silent: no Service answers through the old rules, so it could not be told whether any does through ours"
+                    .to_owned(),
+            );
+        }
+        baseline
+    }
+}
+
+async fn answers(questions: &[Question], named: bool) -> (Vec<Answered>, Vec<Silent>) {
+    let (mut answered, mut silent) = (Vec::new(), Vec::new());
+    for (question, answer) in questions.iter().zip(ask(questions).await) {
+        match answer {
+            Ok(took) => answered.push(Answered {
+                address: question.address,
+                how: question.how,
+                named,
+                micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            }),
+            Err(what) => silent.push(what),
+        }
+    }
+    (answered, silent)
+}
+
+/// Backends and families in which forwarded packets pass only by kube-proxy's leave, which the move takes away.
+fn closed_forward_chains(host: &dyn Host) -> Vec<String> {
+    let mut blockers = Vec::new();
+    for (save, _) in Backend::BOTH.into_iter().flat_map(Backend::commands) {
+        match saved(host, save) {
+            Ok(text) if forwards_by_kube_proxys_leave(&text) => blockers.push(format!(
+                "forward-closed: {save} shows a FORWARD chain that drops or rejects, and kube-proxy's KUBE-FORWARD in it, \
+                 which the move takes away: open FORWARD first (which other rules would do can't be told yet)"
+            )),
+            Ok(_) => {}
+            Err(why) => blockers.push(format!("forward-unknown: {why}")),
+        }
+    }
+    blockers
+}

@@ -1,0 +1,81 @@
+//! Whether the Services answer through our table as they did before.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use nftfleet_domain::inventory::TableState;
+
+use super::{ROUND, Tools, reverting};
+use crate::probe::{Answered, Question, Silent, ask, describe, endpoints, probe, slower};
+use crate::switchover::position::{Armed, Job, Position};
+
+/// Rounds of the probe before a fresh flip counts as proven.
+const VERIFY_ROUNDS: usize = 3;
+
+impl Tools {
+    pub(super) async fn verify(&self, job: Job, armed: Armed) -> Position {
+        for _ in 0..VERIFY_ROUNDS {
+            if let Err(why) = self.proven(&armed.baseline).await {
+                return reverting(job, why);
+            }
+        }
+        Position::Soaking { job, armed }
+    }
+
+    pub(super) async fn soak(&self, job: Job, armed: Armed) -> Position {
+        match self.proven(&armed.baseline).await {
+            Ok(()) => {
+                tokio::time::sleep(ROUND).await;
+                Position::Soaking { job, armed }
+            }
+            Err(why) => reverting(job, why),
+        }
+    }
+
+    /// The kernel shows the table active, everything that answered before answers through it, and about as fast.
+    pub(super) async fn proven(&self, baseline: &[Answered]) -> Result<(), String> {
+        match self.dataplane.state().await {
+            Ok(TableState::Active) => {}
+            Ok(_) => return Err("the table is not active any more".to_owned()),
+            Err(error) => return Err(format!("it can't be told whether the table is active: {error}")),
+        }
+        let questions: Vec<Question> = baseline.iter().map(Answered::question).collect();
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        let (mut silent, mut doubtful) = (Vec::new(), Vec::new());
+        for (answered, answer) in baseline.iter().zip(ask(&questions).await) {
+            match answer {
+                Ok(took) => {
+                    before.push(Duration::from_micros(answered.micros));
+                    after.push(took);
+                }
+                Err(what) if answered.named => silent.push(what),
+                Err(what) => doubtful.push((answered.question(), what)),
+            }
+        }
+        silent.extend(self.our_fault(doubtful).await?);
+        if !silent.is_empty() {
+            return Err(format!("the probe failed: {}", describe(&silent)));
+        }
+        slower(&before, &after).map_or(Ok(()), |why| Err(format!("the probe is slow: {why}")))
+    }
+
+    /// Of what the sample does not hear any more, what is not its Service's own doing: an endpoint answers this node directly.
+    async fn our_fault(&self, doubtful: Vec<(Question, Silent)>) -> Result<Vec<Silent>, String> {
+        if doubtful.is_empty() {
+            return Ok(vec![]);
+        }
+        let frontends = self.dataplane.frontends().await.map_err(|error| error.to_string())?;
+        let mut ours = Vec::new();
+        for (question, what) in doubtful {
+            let direct: Vec<SocketAddr> = endpoints(&frontends, question)
+                .into_iter()
+                .map(|endpoint| SocketAddr::new(endpoint.address, endpoint.port))
+                .collect();
+            let quiet = probe(&direct).await;
+            if quiet.len() < direct.len() {
+                ours.push(what);
+            }
+        }
+        Ok(ours)
+    }
+}
