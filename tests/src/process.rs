@@ -101,9 +101,21 @@ impl Process {
         if self.has_ended() {
             return;
         }
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid is small"));
-        kill(pid, Signal::SIGTERM).expect("a child of ours can be signalled");
+        self.signal(Signal::SIGTERM);
         self.wait_until_ended(END_WITHIN);
+    }
+
+    /// Holds it where it is (SIGSTOP) while something is done.
+    pub fn frozen<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.signal(Signal::SIGSTOP);
+        let done = work();
+        self.signal(Signal::SIGCONT);
+        done
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid is small"));
+        kill(pid, signal).expect("a child of ours can be signalled");
     }
 }
 

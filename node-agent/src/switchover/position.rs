@@ -273,6 +273,19 @@ impl Position {
         )
     }
 
+    /// Why it goes or went back, was refused or needs a person; in words.
+    pub fn why(&self) -> Option<String> {
+        match self {
+            Self::Returning { why, .. } | Self::Reverting { why, .. } => Some(why.clone()),
+            Self::Moved { trouble, .. } => trouble.clone(),
+            Self::Ended { end, .. } => Some(match end {
+                End::Rejected(blockers) => blockers.join("; "),
+                End::Reverted(why) | End::NeedsAttention(why) => why.clone(),
+            }),
+            _ => None,
+        }
+    }
+
     /// Whether nothing is under way.
     pub fn is_at_rest(&self) -> bool {
         matches!(self, Self::Idle | Self::Moved { .. } | Self::Ended { .. })

@@ -337,7 +337,8 @@ impl Switchover {
             }
         }
         let kept = self.keep(to.clone()).await;
-        tracing::info!(from = from.name(), to = to.name(), "the move goes on");
+        let why = to.why();
+        tracing::info!(from = from.name(), to = to.name(), why, "the move goes on");
         if let Err(error) = kept {
             tracing::error!(%error, "the ledger can't be kept");
             match (&from, &to) {
