@@ -3,3 +3,4 @@
 mod kube_sim;
 mod nftables;
 mod packets;
+mod patch;
