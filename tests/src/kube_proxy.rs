@@ -5,10 +5,14 @@
 //! so they carry packets, and a move of the data plane begins from what a real node has. Shape: Kubernetes 1.30 to
 //! 1.36, pkg/proxy/iptables/proxier.go.
 //!
+//! [`KubeProxy`] is a kube-proxy that lives: it writes these rules whenever something changes, and can be stopped.
+//!
 //! Not written: session affinity, load balancers and their source ranges, external IPs, traffic policy Local, health
 //! check ports.
 
+mod answers;
 mod chain;
+mod live;
 mod neighbours;
 pub mod nftables;
 mod ports;
@@ -16,8 +20,10 @@ mod rules;
 
 use serde_json::Value;
 
-use crate::netns::Netns;
+pub use live::{KubeProxy, Mode};
 pub use nftables::{install_nftables, remove_nftables};
+
+use crate::netns::Netns;
 use ports::ServicePort;
 
 /// Which kernel interface `iptables` speaks to on a node. Both can hold rules at the same time.
@@ -89,6 +95,11 @@ pub fn install_foreign(netns: &Netns, backend: Backend, families: &[Family]) {
     for family in families {
         restore(netns, backend, *family, &neighbours::foreign(*family));
     }
+}
+
+/// firewalld's table, with a zone that trusts everyone.
+pub fn install_firewalld(netns: &Netns) {
+    netns.pipe("nft", &["-f", "-"], neighbours::FIREWALLD);
 }
 
 /// All rules that this backend holds in the namespace, as `iptables-save` prints them, without counters.
