@@ -13,6 +13,8 @@
 //! - [`load`]: what a node's clients do all the time
 //! - [`fault`]: what can be broken on a node
 //! - [`process`]: a program of ours as its shipped binary
+//! - [`small_disk`]: a file system that can be filled up
+//! - [`standalone`]: nodes with a living kube-proxy and an agent, without a server
 //! - [`cluster`]: lab, Kubernetes API and endpoints, which every world begins with
 //! - [`api`]: the operator's side of the REST API
 //! - [`world`]: all of it together, with a server and an agent on every node
@@ -38,6 +40,8 @@ pub mod netns;
 pub mod process;
 pub mod rulesets;
 pub mod sctp;
+pub mod small_disk;
+pub mod standalone;
 pub mod traffic;
 pub mod wait;
 pub mod world;

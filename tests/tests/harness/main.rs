@@ -5,3 +5,4 @@ mod live;
 mod nftables;
 mod packets;
 mod patch;
+mod standalone;
