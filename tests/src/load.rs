@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::kube_proxy::Family;
 use crate::lab::LabNode;
 use crate::netns::Netns;
 use crate::traffic::{Counts, LongLived, LongLivedStatus, NewConnections, UdpQueries};
@@ -51,19 +52,23 @@ pub struct Outcome {
 }
 
 impl Load {
-    /// Starts about `rate` TCP connections and a tenth as many UDP queries a second through `node`, over all Services and
-    /// both families where the node has them.
+    /// Starts about `rate` TCP connections and a tenth as many UDP queries a second through `node` from its outside client, over
+    /// all Services and both families where the node has them.
     pub fn start(node: &LabNode, rate: u32) -> Self {
-        Self::start_from(&node.client, node, rate)
+        Self::start_from(&node.client, families(node), rate)
     }
 
-    /// The same from another place that reaches Services through `node`: its pod, or the node itself.
-    pub fn start_from(from: &Netns, node: &LabNode, rate: u32) -> Self {
-        let (mut tcp, mut udp, mut held) = (sockets(&TCP4), sockets(&[UDP4]), sockets(&TCP4[..1]));
-        if node.ipv6.is_some() {
-            tcp.extend(sockets(&TCP6));
-            udp.extend(sockets(&[UDP6]));
-            held.extend(sockets(&TCP6[..1]));
+    /// The same from any place that reaches Services through a node, in these families.
+    pub fn start_from(from: &Netns, families: &[Family], rate: u32) -> Self {
+        let (mut tcp, mut udp, mut held) = (vec![], vec![], vec![]);
+        for family in families {
+            let (all, dns): (&[&str], _) = match family {
+                Family::V4 => (&TCP4, UDP4),
+                Family::V6 => (&TCP6, UDP6),
+            };
+            tcp.extend(sockets(all));
+            udp.extend(sockets(&[dns]));
+            held.extend(sockets(&all[..1]));
         }
         Self {
             held: held.into_iter().map(|target| LongLived::open(from, target)).collect(),
@@ -97,10 +102,15 @@ pub struct LoadFromEverywhere(Vec<(&'static str, Load)>);
 impl LoadFromEverywhere {
     /// Starts the load of [`Load::start`], with this rate, from each of the three.
     pub fn start(node: &LabNode, rate: u32) -> Self {
+        Self::start_in(node, families(node), rate)
+    }
+
+    /// The same in these families alone.
+    pub fn start_in(node: &LabNode, families: &[Family], rate: u32) -> Self {
         let places = [("client", &node.client), ("pod", &node.pod), ("node", &node.netns)];
         Self(
             places
-                .map(|(place, from)| (place, Load::start_from(from, node, rate)))
+                .map(|(place, from)| (place, Load::start_from(from, families, rate)))
                 .into(),
         )
     }
@@ -134,6 +144,14 @@ impl LoadFromEverywhere {
         }
         let (made, _) = sum(outcomes.iter().map(|(_, outcome)| outcome.totals()));
         (made, outcomes.iter().map(|(_, outcome)| outcome.held.len()).sum())
+    }
+}
+
+fn families(node: &LabNode) -> &'static [Family] {
+    if node.ipv6.is_some() {
+        &Family::BOTH
+    } else {
+        &[Family::V4]
     }
 }
 

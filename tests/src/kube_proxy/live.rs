@@ -302,11 +302,13 @@ impl Daemon {
     fn write(&self) {
         let mut objects = self.api.all("Service");
         objects.extend(self.api.all("EndpointSlice"));
-        for backend in self.mode.backends() {
-            install(&self.netns, *backend, &objects, &self.families);
-        }
-        if self.mode == Mode::Nftables {
-            install_nftables(&self.netns, &objects, &self.families);
+        match self.mode {
+            Mode::IptablesLegacy | Mode::IptablesNft | Mode::IptablesBoth => {
+                for backend in self.mode.backends() {
+                    install(&self.netns, *backend, &objects, &self.families);
+                }
+            }
+            Mode::Nftables => install_nftables(&self.netns, &objects, &self.families),
         }
     }
 
