@@ -1,18 +1,27 @@
-//! kube-proxy's iptables mode, as it finds itself on a node: the same chains, names, order and comments.
+//! kube-proxy's iptables mode, as it finds itself on a node: the same chains, names, order and comments; and its nftables
+//! mode, in [`nftables`].
 //!
 //! The rules are written from the same objects that the API simulator holds and loaded by the real `iptables-restore`,
 //! so they carry packets, and a move of the data plane begins from what a real node has. Shape: Kubernetes 1.30 to
 //! 1.36, pkg/proxy/iptables/proxier.go.
 //!
+//! [`KubeProxy`] is a kube-proxy that lives: it writes these rules whenever something changes, and can be stopped.
+//!
 //! Not written: session affinity, load balancers and their source ranges, external IPs, traffic policy Local, health
 //! check ports.
 
+mod answers;
 mod chain;
+mod live;
 mod neighbours;
+pub mod nftables;
 mod ports;
 mod rules;
 
 use serde_json::Value;
+
+pub use live::{KubeProxy, Mode};
+pub use nftables::{install_nftables, remove_nftables};
 
 use crate::netns::Netns;
 use ports::ServicePort;
@@ -86,6 +95,11 @@ pub fn install_foreign(netns: &Netns, backend: Backend, families: &[Family]) {
     for family in families {
         restore(netns, backend, *family, &neighbours::foreign(*family));
     }
+}
+
+/// firewalld's table, with a zone that trusts everyone.
+pub fn install_firewalld(netns: &Netns) {
+    netns.pipe("nft", &["-f", "-"], neighbours::FIREWALLD);
 }
 
 /// All rules that this backend holds in the namespace, as `iptables-save` prints them, without counters.

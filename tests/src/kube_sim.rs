@@ -1,4 +1,4 @@
-//! A Kubernetes API server as far as a client can tell that only lists and watches: real HTTP, real JSON, real errors.
+//! A Kubernetes API server as far as a client can tell that lists, watches and patches: real HTTP, real JSON, real errors.
 //!
 //! The shipped binaries run against it unchanged. It has no admission, no defaults and no validation: tests put in
 //! whole objects. What it takes seriously is what clients trip over: one global resourceVersion, consistent chunked
@@ -7,22 +7,27 @@
 mod http;
 mod list;
 mod object;
+mod objects;
+mod patch;
 mod resource;
 mod selector;
 mod status;
 mod store;
+mod verb;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Instant;
 
-use serde_json::Value;
-use tokio::sync::broadcast;
+use serde_json::{Value, json};
+use tokio::sync::{broadcast, watch as newest};
 
+pub use objects::Objects;
 pub use store::Served;
+pub use verb::Verb;
 
 use crate::netns::{Netns, RuntimeThread};
 use resource::Resource;
@@ -47,12 +52,16 @@ struct Shared {
     events: Mutex<Vec<Value>>,
     /// Resources that nobody is shown.
     withheld: Mutex<BTreeMap<Resource, Withheld>>,
+    /// What nobody may do: 403.
+    forbidden: Mutex<BTreeSet<(Verb, Resource)>>,
     /// Answer 503 to everything.
     refusing: AtomicBool,
     /// Say that a watch's version is too old by an ERROR event instead of by the HTTP status.
     gone_in_stream: AtomicBool,
     /// What befalls the open watches.
     to_watches: broadcast::Sender<ToWatches>,
+    /// The newest version that was told, for the parts of the harness that follow the store without HTTP.
+    newest: newest::Sender<u64>,
     /// When the event of each write was first given to a connection, if that is to be noted.
     told: Mutex<Option<BTreeMap<u64, Instant>>>,
 }
@@ -92,6 +101,10 @@ impl Shared {
         self.withheld.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn forbidden(&self) -> MutexGuard<'_, BTreeSet<(Verb, Resource)>> {
+        self.forbidden.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn told(&self) -> MutexGuard<'_, Option<BTreeMap<u64, Instant>>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -101,6 +114,17 @@ impl Shared {
         if let Some(told) = &mut *self.told() {
             told.entry(version).or_insert_with(Instant::now);
         }
+    }
+
+    /// Something was written: this is its version.
+    fn changed(&self, version: u64) {
+        self.tell(ToWatches::Changed);
+        // Of two writers, the one with the older version may come second.
+        self.newest.send_if_modified(|newest| {
+            let is_newer = version > *newest;
+            *newest = version.max(*newest);
+            is_newer
+        });
     }
 
     fn tell(&self, message: ToWatches) {
@@ -125,10 +149,12 @@ impl KubeSim {
             store: Mutex::default(),
             events: Mutex::default(),
             withheld: Mutex::default(),
+            forbidden: Mutex::default(),
             refusing: AtomicBool::new(false),
             gone_in_stream: AtomicBool::new(false),
             // A watch that falls behind further than this looks at the store once for all it missed.
             to_watches: broadcast::channel(1024).0,
+            newest: newest::Sender::default(),
             told: Mutex::new(None),
         });
         let (ready, listening) = mpsc::channel();
@@ -173,9 +199,20 @@ impl KubeSim {
     /// resourceVersion. The object needs `apiVersion`, `kind` and `metadata.name`; uid and creationTimestamp are kept or
     /// made up. Panics for a kind that is not simulated.
     pub fn apply(&self, object: Value) -> u64 {
-        let version = self.shared.store().apply(object);
-        self.shared.tell(ToWatches::Changed);
-        version
+        self.objects().apply(object)
+    }
+
+    /// The objects themselves, for those who live on a thread of their own.
+    pub fn objects(&self) -> Objects {
+        Objects::new(&self.shared)
+    }
+
+    /// Sets a label of a Node, or takes it away, as `kubectl label` does. Panics when there is no such Node.
+    pub fn label_node(&self, node: &str, key: &str, value: Option<&str>) -> u64 {
+        let patch = json!({"metadata": {"labels": {key: value}}});
+        self.objects()
+            .patch("Node", "", node, &patch)
+            .unwrap_or_else(|| panic!("there is no Node {node} to label"))
     }
 
     /// Applies all of them in order.
@@ -188,9 +225,9 @@ impl KubeSim {
     /// Deletes an object by its kind (`"Service"`), its namespace (`""` for kinds without one) and name; watches see DELETED. Returns
     /// the resourceVersion of the deletion. Panics when there is no such object.
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) -> u64 {
-        let version = self.shared.store().delete(Resource::of_kind(kind), namespace, name);
-        self.shared.tell(ToWatches::Changed);
-        version
+        self.objects()
+            .remove(kind, namespace, name)
+            .unwrap_or_else(|| panic!("there is no {kind} {namespace}/{name} to delete"))
     }
 
     /// The newest resourceVersion.
@@ -244,14 +281,25 @@ impl KubeSim {
 
     /// Shows one resource, by its plural name, to nobody from now on.
     pub fn withhold(&self, plural: &str, how: Withheld) {
-        let resource = Resource::of_plural(plural).unwrap_or_else(|| panic!("the resource {plural} is not simulated"));
-        self.shared.withheld().insert(resource, how);
+        self.shared.withheld().insert(Resource::of_plural_known(plural), how);
+    }
+
+    /// Answers 403 to this verb on a resource, by its plural name, from now on, as to a client whose role lacks it. Other verbs
+    /// and open watches are left alone.
+    pub fn forbid(&self, verb: Verb, plural: &str) {
+        let resource = Resource::of_plural_known(plural);
+        self.shared.forbidden().insert((verb, resource));
+    }
+
+    /// Allows again what was forbidden.
+    pub fn permit(&self, verb: Verb, plural: &str) {
+        let resource = Resource::of_plural_known(plural);
+        self.shared.forbidden().remove(&(verb, resource));
     }
 
     /// What has been asked for of one resource by its plural name (`"services"`), over all namespaces.
     pub fn served(&self, plural: &str) -> Served {
-        let resource = Resource::of_plural(plural).unwrap_or_else(|| panic!("the resource {plural} is not simulated"));
-        self.shared.store().served(resource)
+        self.shared.store().served(Resource::of_plural_known(plural))
     }
 
     /// How many watches are open right now, over all resources.

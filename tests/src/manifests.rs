@@ -5,12 +5,14 @@
 mod build;
 mod exposed;
 mod node;
+mod pod;
 mod topology;
 
 use serde_json::Value;
 
 pub use build::{AddressType, EndpointSliceBuilder, Readiness, ServiceBuilder, endpoint_slice, service};
 pub use node::{NodeBuilder, node, node_with, service_cidr};
+pub use pod::{KUBE_PROXY, PodBuilder, SERVICE_PROXY, kube_proxy_daemon_set, kube_proxy_pod, pod};
 
 /// The files, each a `kind: List` as `kubectl get -o yaml` prints it.
 const FILES: [(&str, &str); 2] = [

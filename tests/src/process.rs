@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -32,6 +33,68 @@ pub fn binary(name: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+/// What a program that was run to its end has left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// Its exit status; none if a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub stdout: String,
+    /// What it complained about.
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Panics with what it said unless it succeeded.
+    #[must_use]
+    pub fn expect_success(self, what: &str) -> Self {
+        assert_eq!(self.code, Some(0), "{what}: {self:#?}");
+        self
+    }
+}
+
+/// Runs `program` in `netns` to its end. Kills it and panics when `limit` has passed.
+pub fn run<A: AsRef<OsStr>>(
+    netns: &Netns,
+    program: &str,
+    arguments: &[A],
+    environment: &[(&str, &str)],
+    limit: Duration,
+) -> Ran {
+    // Files, since a pipe that nobody reads meanwhile would block it.
+    let mut outputs = [(); 2].map(|()| tempfile::tempfile().expect("a file for an output"));
+    let [stdout, stderr] = outputs
+        .each_ref()
+        .map(|file| file.try_clone().expect("a file handle can be copied"));
+    let child = netns
+        .command(&binary(program).to_string_lossy())
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .env_remove("KUBECONFIG")
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program} does not start: {error}"));
+    let mut process = Process {
+        name: program.to_owned(),
+        child,
+    };
+    let what = format!("{program} to end");
+    let status = wait::until_blocking(&what, limit, || process.child.try_wait().expect("a child can be asked"));
+    let [stdout, stderr] = outputs.each_mut().map(|file| {
+        let mut text = Vec::new();
+        file.rewind().expect("a file can be read again");
+        file.read_to_end(&mut text).expect("a file can be read");
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    Ran {
+        code: status.code(),
+        stdout,
+        stderr,
+    }
 }
 
 /// A running program. It is killed when it is dropped.

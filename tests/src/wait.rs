@@ -38,6 +38,11 @@ pub fn until_blocking<T>(what: &str, limit: Duration, mut probe: impl FnMut() ->
     }
 }
 
+/// How long something takes that the harness plays itself, such as a kubelet's reaction: not a wait for a fact.
+pub(crate) async fn taking(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,23 +1,21 @@
 //! A whole small world: a lab whose nodes kube-proxy serves, a Kubernetes API, our server, and an agent on every node.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nftfleet_web_api_spec::types::{
     NewRollout, Node, Probe, Rollout, RolloutAction, RolloutSettings, RolloutState, StageSize, StageSpec, Task, Verdict,
 };
-use serde_json::Value;
-use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use uuid::Uuid;
 
 use crate::api::Api;
 use crate::backends::Backend as Server;
-use crate::kube_proxy::{self, Backend, Family};
+use crate::cluster::{Cluster, Folder, register_nodes};
+use crate::kube_proxy::{self, Backend, Family, KubeProxy, Mode};
 use crate::kube_sim::KubeSim;
-use crate::lab::{CLUSTER_CIDR4, CLUSTER_CIDR6, CONTROL4, Lab, LabSpec};
+use crate::lab::{CONTROL4, Lab};
 use crate::manifests;
 use crate::process::Process;
 use crate::wait;
@@ -30,9 +28,6 @@ pub const OPERATOR_TOKEN: &str = "operator-of-the-lab";
 
 /// Where our server listens, in the control namespace.
 const SERVER_PORT: u16 = 8640;
-
-/// Where the Kubernetes API listens, in the control namespace.
-const KUBERNETES_PORT: u16 = 6443;
 
 /// How long a server may take from its start to being ready: a first one makes its database.
 const READY_WITHIN: Duration = Duration::from_mins(1);
@@ -49,6 +44,13 @@ pub struct NodeSpec {
     pub ipv6: bool,
 }
 
+impl NodeSpec {
+    /// The node's families.
+    pub fn families(self) -> &'static [Family] {
+        if self.ipv6 { &Family::BOTH } else { &[Family::V4] }
+    }
+}
+
 /// A running world. Everything in it ends when it is dropped.
 pub struct World {
     runtime: Runtime,
@@ -59,43 +61,34 @@ pub struct World {
     token_file: PathBuf,
     /// The Kubernetes API.
     pub kubernetes: KubeSim,
+    /// Those that live, if any do.
+    kube_proxies: Vec<KubeProxy>,
     /// The endpoints: they answer as long as they are held.
     _endpoints: Vec<Server>,
     /// The namespaces.
     pub lab: Lab,
-    folder: TempDir,
+    folder: Folder,
 }
 
 impl World {
     /// Builds the lab, installs kube-proxy's rules, and starts everything but the agents. The calling thread moves into the
     /// control namespace for good.
     pub fn new(nodes: &[NodeSpec]) -> Self {
-        let without_ipv6 = (1..)
-            .zip(nodes)
-            .filter(|(_, node)| !node.ipv6)
-            .map(|(number, _)| number)
-            .collect();
-        let lab = Lab::new(&LabSpec {
-            nodes: nodes.len(),
-            backends: 3,
-            without_ipv6,
-        });
-        let endpoints = lab.serve_backends(&[8080, 9090, 9053], &[9053]);
-        let kubernetes = KubeSim::start_in(&lab.control, SocketAddr::new(CONTROL4.into(), KUBERNETES_PORT));
+        let ipv6: Vec<bool> = nodes.iter().map(|node| node.ipv6).collect();
+        let Cluster {
+            kubernetes,
+            endpoints,
+            lab,
+            folder,
+        } = Cluster::new(&ipv6);
         let objects = manifests::all();
-        kubernetes.load(objects.clone());
         for (node, spec) in lab.nodes.iter().zip(nodes) {
-            let families: &[Family] = if spec.ipv6 { &Family::BOTH } else { &[Family::V4] };
+            let families = spec.families();
             kube_proxy::install_kubelet(&node.netns, spec.backend, families);
             kube_proxy::install_foreign(&node.netns, spec.backend, families);
             kube_proxy::install(&node.netns, spec.backend, &objects, families);
         }
         lab.control.enter();
-        let folder = tempfile::Builder::new()
-            .prefix("nftfleet-lab-")
-            .tempdir()
-            .expect("a folder for the lab");
-        std::fs::write(folder.path().join("kubeconfig"), kubernetes.kubeconfig()).expect("a kubeconfig can be written");
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         let base = format!("http://{CONTROL4}:{SERVER_PORT}");
         let api = Api::new(&base, OPERATOR_TOKEN);
@@ -108,6 +101,7 @@ impl World {
             server,
             token_file,
             kubernetes,
+            kube_proxies: Vec::new(),
             _endpoints: endpoints,
             lab,
             folder,
@@ -119,6 +113,26 @@ impl World {
         });
         std::fs::write(&world.token_file, token.token).expect("the token can be written");
         world
+    }
+
+    /// Puts the Nodes into the API and lets kube-proxy live on each, where only its rules were before: it follows Services until
+    /// it is stopped by the Node's label.
+    pub fn start_kube_proxies(&mut self, nodes: &[NodeSpec]) {
+        register_nodes(&self.kubernetes, &self.lab);
+        for (node, spec) in self.lab.nodes.iter().zip(nodes) {
+            let mode = match spec.backend {
+                Backend::Legacy => Mode::IptablesLegacy,
+                Backend::Nft => Mode::IptablesNft,
+            };
+            let started = KubeProxy::start_unwanted(node, mode, &self.kubernetes, spec.families());
+            self.kube_proxies.push(started);
+        }
+        self.kube_proxies.iter().for_each(KubeProxy::wait_until_in_sync);
+    }
+
+    /// A node's living kube-proxy.
+    pub fn kube_proxy(&self, number: usize) -> &KubeProxy {
+        &self.kube_proxies[number - 1]
     }
 
     /// The same, with an agent on every node that has reported.
@@ -167,22 +181,14 @@ impl World {
     /// Starts the agent of a node.
     pub fn start_agent(&mut self, number: usize, environment: &[(&str, &str)]) {
         let node = self.lab.node(number);
-        let state = self.state_folder(number);
-        let arguments = [
+        let mut arguments = self.folder.agent_arguments(&node.name);
+        arguments.extend([
             "--server".to_owned(),
             format!("http://{CONTROL4}:{SERVER_PORT}"),
-            "--node".to_owned(),
-            node.name.clone(),
-            "--state-dir".to_owned(),
-            state.display().to_string(),
             "--enrolment-token-file".to_owned(),
             self.token_file.display().to_string(),
-            "--kubeconfig".to_owned(),
-            self.folder.path().join("kubeconfig").display().to_string(),
-            "--cluster-cidr".to_owned(),
-            format!("{CLUSTER_CIDR4},{CLUSTER_CIDR6}"),
-        ];
-        let log = self.folder.path().join(format!("{}.log", node.name));
+        ]);
+        let log = self.folder.log(&node.name);
         let name = format!("the agent of {}", node.name);
         let agent = Process::start(&name, &node.netns, "nftfleet-agent", &arguments, environment, &log);
         self.agents.insert(number, agent);
@@ -195,15 +201,9 @@ impl World {
             .unwrap_or_else(|| panic!("node-{number} has an agent"))
     }
 
-    fn state_folder(&self, number: usize) -> PathBuf {
-        self.folder.path().join(format!("node-{number}"))
-    }
-
     /// The position in a node's ledger; none before the first work.
     pub fn ledger(&self, number: usize) -> Option<String> {
-        let text = std::fs::read_to_string(self.state_folder(number).join("ledger.json")).ok()?;
-        let ledger: Value = serde_json::from_str(&text).ok()?;
-        Some(ledger["position"].as_str()?.to_owned())
+        self.folder.ledger(&self.lab.node(number).name)
     }
 
     /// Waits until a node has reported and is ready to be moved.
@@ -270,23 +270,13 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            for entry in std::fs::read_dir(self.folder.path()).into_iter().flatten().flatten() {
-                if entry.path().extension().is_some_and(|ending| ending == "log") {
-                    let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-                    let lines: Vec<&str> = text.lines().collect();
-                    let tail = &lines[lines.len().saturating_sub(40)..];
-                    eprintln!("---- {}\n{}", entry.file_name().display(), tail.join("\n"));
-                }
-            }
-        }
         // SIGTERM, so that the server stops its database too.
         self.agents.clear();
         self.server.terminate();
     }
 }
 
-fn start_server(lab: &Lab, folder: &TempDir) -> Process {
+fn start_server(lab: &Lab, folder: &Folder) -> Process {
     let arguments = [
         "--listen".to_owned(),
         format!("{CONTROL4}:{SERVER_PORT}"),

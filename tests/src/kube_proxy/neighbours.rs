@@ -2,6 +2,73 @@
 
 use super::Family;
 
+/// firewalld's own table in the shape of firewalld 1.3, cut down to one zone that accepts all (`--set-default-zone=trusted`, as
+/// it must be for pods to be reached) and a port that is closed.
+pub(super) const FIREWALLD: &str = "
+table inet firewalld {
+    chain mangle_PREROUTING {
+        type filter hook prerouting priority mangle + 10; policy accept;
+        jump mangle_PREROUTING_ZONES
+    }
+    chain mangle_PREROUTING_ZONES {
+        goto mangle_PRE_trusted
+    }
+    chain mangle_PRE_trusted {
+    }
+    chain nat_PREROUTING {
+        type nat hook prerouting priority dstnat + 10; policy accept;
+        jump nat_PREROUTING_ZONES
+    }
+    chain nat_PREROUTING_ZONES {
+        goto nat_PRE_trusted
+    }
+    chain nat_PRE_trusted {
+        tcp dport 8443 redirect to :443
+    }
+    chain nat_POSTROUTING {
+        type nat hook postrouting priority srcnat + 10; policy accept;
+        jump nat_POSTROUTING_ZONES
+    }
+    chain nat_POSTROUTING_ZONES {
+        goto nat_POST_trusted
+    }
+    chain nat_POST_trusted {
+    }
+    chain filter_INPUT {
+        type filter hook input priority filter + 10; policy accept;
+        ct state { established, related } accept
+        ct status dnat accept
+        iifname lo accept
+        jump filter_INPUT_ZONES
+    }
+    chain filter_FORWARD {
+        type filter hook forward priority filter + 10; policy accept;
+        ct state { established, related } accept
+        ct status dnat accept
+        iifname lo accept
+        jump filter_FORWARD_ZONES
+    }
+    chain filter_OUTPUT {
+        type filter hook output priority filter + 10; policy accept;
+        ct state { established, related } accept
+        oifname lo accept
+    }
+    chain filter_INPUT_ZONES {
+        goto filter_IN_trusted
+    }
+    chain filter_FORWARD_ZONES {
+        goto filter_FWD_trusted
+    }
+    chain filter_IN_trusted {
+        tcp dport 9998 reject with icmpx admin-prohibited
+        accept
+    }
+    chain filter_FWD_trusted {
+        accept
+    }
+}
+";
+
 /// kubelet's chains: two that only mark that kubelet was here, and a rule against packets from outside to localhost.
 pub(super) fn kubelet(family: Family) -> String {
     let firewall = match family {

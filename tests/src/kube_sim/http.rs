@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -17,9 +18,11 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::list::{ListOptions, list};
+use super::patch::{PatchRequest, patch};
 use super::resource::Target;
 use super::selector::Selector;
 use super::status::Status;
+use super::verb::Verb;
 use super::watch::{WatchOptions, watch};
 use super::{Shared, TOKEN, Withheld};
 use crate::netns::Stopped;
@@ -90,24 +93,42 @@ async fn event(State(shared): State<Arc<Shared>>, Json(event): Json<Value>) -> R
     (StatusCode::CREATED, Json(event)).into_response()
 }
 
-/// Every list, watch and get.
+/// Every list, watch, get and patch.
 async fn resource(
     State(shared): State<Arc<Shared>>,
     method: Method,
     uri: Uri,
     Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
+    body: Bytes,
 ) -> Result<Response, Status> {
     let target = Target::of_path(uri.path()).ok_or_else(Status::unknown_path)?;
-    if method != Method::GET {
-        return Err(Status::method_not_allowed());
-    }
+    let verb = match method {
+        Method::GET if target.name.is_some() => Verb::Get,
+        Method::GET if flag(&parameters, "watch")? => Verb::Watch,
+        Method::GET => Verb::List,
+        Method::PATCH if target.name.is_some() => Verb::Patch,
+        _ => return Err(Status::method_not_allowed()),
+    };
     match shared.withheld().get(&target.resource) {
         Some(Withheld::Unknown) => return Err(Status::unknown_path()),
-        Some(Withheld::Forbidden) => return Err(Status::forbidden(target.resource.plural())),
+        Some(Withheld::Forbidden) => return Err(Status::forbidden(verb, &target)),
         None => {}
     }
+    if shared.forbidden().contains(&(verb, target.resource)) {
+        return Err(Status::forbidden(verb, &target));
+    }
     if let Some(name) = &target.name {
-        return get_object(&shared, &target, name);
+        if verb == Verb::Get {
+            return get_object(&shared, &target, name);
+        }
+        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let request = PatchRequest {
+            content_type: content_type.unwrap_or_default(),
+            dry_run: text(&parameters, "dryRun"),
+            body: &body,
+        };
+        return patch(&shared, &target, name, &request);
     }
     let selector = Selector::parse(
         target.resource,
@@ -121,7 +142,7 @@ async fn resource(
             "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
         ));
     }
-    if flag(&parameters, "watch")? {
+    if verb == Verb::Watch {
         let options = WatchOptions {
             resource_version: number(&parameters, "resourceVersion")?,
             bookmarks: flag(&parameters, "allowWatchBookmarks")?,

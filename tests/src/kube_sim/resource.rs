@@ -74,6 +74,11 @@ impl Resource {
         Self::ALL.into_iter().find(|resource| resource.plural() == plural)
     }
 
+    /// The resource of this plural name; a test that names another one is wrong.
+    pub(super) fn of_plural_known(plural: &str) -> Self {
+        Self::of_plural(plural).unwrap_or_else(|| panic!("the resource {plural} is not simulated"))
+    }
+
     /// The resource of this kind; a test that names another one is wrong.
     pub(super) fn of_kind(kind: &str) -> Self {
         Self::ALL
@@ -94,6 +99,14 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// The resource as messages name it: `services`, `endpointslices.discovery.k8s.io`.
+    pub(super) fn qualified(&self) -> String {
+        match (self.resource.plural(), self.resource.group()) {
+            (plural, "") => plural.to_owned(),
+            (plural, group) => format!("{plural}.{group}"),
+        }
+    }
+
     /// Reads `/api/v1/...` and `/apis/GROUP/v1/...`; `None` is what a real server calls an unknown resource.
     pub(super) fn of_path(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();

@@ -6,6 +6,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::resource::Target;
+use super::verb::Verb;
 
 /// One error answer.
 #[derive(Clone, Debug)]
@@ -43,10 +44,38 @@ impl Status {
         Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized")
     }
 
-    pub(super) fn forbidden(plural: &str) -> Self {
-        let message =
-            format!("{plural} is forbidden: User \"agent\" cannot list resource \"{plural}\" at the cluster scope");
+    /// The client's role lacks the verb.
+    pub(super) fn forbidden(verb: Verb, target: &Target) -> Self {
+        let (group, plural) = (target.resource.group(), target.resource.plural());
+        let named = target
+            .name
+            .as_ref()
+            .map(|name| format!(" \"{name}\""))
+            .unwrap_or_default();
+        let scope = match &target.namespace {
+            Some(namespace) => format!("in the namespace \"{namespace}\""),
+            None => "at the cluster scope".to_owned(),
+        };
+        let message = format!(
+            "{plural}{named} is forbidden: User \"agent\" cannot {verb} resource \"{plural}\" in API group \"{group}\" {scope}"
+        );
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message)
+    }
+
+    pub(super) fn unsupported_media_type(accepted: &str) -> Self {
+        let message =
+            format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
+    }
+
+    /// A write that was made for another version than the newest.
+    pub(super) fn conflict(target: &Target, name: &str) -> Self {
+        let message = format!(
+            "Operation cannot be fulfilled on {} \"{name}\": the object has been modified; please apply your changes to \
+             the latest version and try again",
+            target.qualified()
+        );
+        Self::new(StatusCode::CONFLICT, "Conflict", message)
     }
 
     pub(super) fn unknown_path() -> Self {
@@ -64,11 +93,6 @@ impl Status {
 
     pub(super) fn no_such_object(target: &Target, name: &str) -> Self {
         let (group, plural) = (target.resource.group(), target.resource.plural());
-        let qualified = if group.is_empty() {
-            plural.to_owned()
-        } else {
-            format!("{plural}.{group}")
-        };
         let mut details = json!({"name": name, "kind": plural});
         if !group.is_empty() {
             details["group"] = json!(group);
@@ -76,7 +100,7 @@ impl Status {
         let mut status = Self::new(
             StatusCode::NOT_FOUND,
             "NotFound",
-            format!("{qualified} \"{name}\" not found"),
+            format!("{} \"{name}\" not found", target.qualified()),
         );
         status.details = Some(details);
         status

@@ -23,6 +23,8 @@ pub struct Served {
     pub gets: u64,
     /// Lists begun: requests without a continue token.
     pub lists: u64,
+    /// Patches of objects that were there, those that changed nothing and dry runs included.
+    pub patches: u64,
     /// Pages of lists, the first of each included; failed ones are not counted.
     pub pages: u64,
     /// Watches that were started, those refused as too old included.
@@ -53,6 +55,8 @@ pub(super) struct Store {
     reach: u64,
     /// The oldest version that a request may still ask for: `reach`, or later once the history was declared expired.
     oldest: u64,
+    /// The version of the last write to each resource.
+    written: BTreeMap<Resource, u64>,
     served: BTreeMap<Resource, Served>,
 }
 
@@ -67,6 +71,7 @@ impl Default for Store {
             remembered: REMEMBERED,
             reach: begin,
             oldest: begin,
+            written: BTreeMap::new(),
             served: BTreeMap::new(),
         }
     }
@@ -126,12 +131,9 @@ impl Store {
         self.version
     }
 
-    pub(super) fn delete(&mut self, resource: Resource, namespace: &str, name: &str) -> u64 {
-        let key = (namespace.to_owned(), name.to_owned());
-        let before = self
-            .objects
-            .remove(&(resource, key.clone()))
-            .unwrap_or_else(|| panic!("there is no {} {namespace}/{name} to delete", resource.kind()));
+    /// The version of the deletion; `None` when there is no such object.
+    pub(super) fn delete(&mut self, resource: Resource, key: Key) -> Option<u64> {
+        let before = self.objects.remove(&(resource, key.clone()))?;
         self.version += 1;
         self.remember(Write {
             version: self.version,
@@ -140,10 +142,11 @@ impl Store {
             before: Some(before),
             after: None,
         });
-        self.version
+        Some(self.version)
     }
 
     fn remember(&mut self, write: Write) {
+        self.written.insert(write.resource, write.version);
         self.history.push_back(write);
         self.forget();
     }
@@ -169,6 +172,11 @@ impl Store {
         // One more than the newest: a client that is up to date must notice as well, as if others had written since.
         self.version += 1;
         self.oldest = self.version;
+    }
+
+    /// The version of the last write to a resource; 0 before the first.
+    pub(super) fn last_write(&self, resource: Resource) -> u64 {
+        self.written.get(&resource).copied().unwrap_or_default()
     }
 
     pub(super) fn get(&self, resource: Resource, key: Key) -> Option<Arc<Object>> {

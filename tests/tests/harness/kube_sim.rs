@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const LIMIT: Duration = Duration::from_secs(10);
 const SERVICES: &str = "/api/v1/services";
 
-fn sim() -> KubeSim {
+pub(crate) fn sim() -> KubeSim {
     KubeSim::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
 }
 
@@ -32,7 +32,7 @@ async fn ask(sim: &KubeSim, path: &str) -> Response {
         .expect("an answer from the simulator")
 }
 
-async fn get(sim: &KubeSim, path: &str) -> (u16, Value) {
+pub(crate) async fn get(sim: &KubeSim, path: &str) -> (u16, Value) {
     let response = ask(sim, path).await;
     (
         response.status().as_u16(),
@@ -40,7 +40,7 @@ async fn get(sim: &KubeSim, path: &str) -> (u16, Value) {
     )
 }
 
-fn names(list: &Value) -> Vec<String> {
+pub(crate) fn names(list: &Value) -> Vec<String> {
     list["items"]
         .as_array()
         .expect("a list with items")
@@ -62,13 +62,13 @@ fn numbered(number: usize) -> Value {
 }
 
 /// A watch, read line by line.
-struct Events {
+pub(crate) struct Events {
     response: Response,
     buffer: Vec<u8>,
 }
 
 impl Events {
-    async fn open(sim: &KubeSim, path: &str) -> Self {
+    pub(crate) async fn open(sim: &KubeSim, path: &str) -> Self {
         let response = ask(sim, path).await;
         assert_eq!(response.status(), 200);
         Self {
@@ -95,7 +95,7 @@ impl Events {
     }
 
     /// Type, name and resourceVersion of the next event.
-    async fn told(&mut self) -> (String, String, u64) {
+    pub(crate) async fn told(&mut self) -> (String, String, u64) {
         let event = self.next().await.expect("an open watch").expect("an event");
         let metadata = &event["object"]["metadata"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -1,4 +1,8 @@
 //! The harness, tested: what the other suites stand on must be true first. Needs root.
 
 mod kube_sim;
+mod live;
+mod nftables;
 mod packets;
+mod patch;
+mod standalone;
