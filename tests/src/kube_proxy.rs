@@ -1,4 +1,5 @@
-//! kube-proxy's iptables mode, as it finds itself on a node: the same chains, names, order and comments.
+//! kube-proxy's iptables mode, as it finds itself on a node: the same chains, names, order and comments; and its nftables
+//! mode, in [`nftables`].
 //!
 //! The rules are written from the same objects that the API simulator holds and loaded by the real `iptables-restore`,
 //! so they carry packets, and a move of the data plane begins from what a real node has. Shape: Kubernetes 1.30 to
@@ -9,12 +10,14 @@
 
 mod chain;
 mod neighbours;
+pub mod nftables;
 mod ports;
 mod rules;
 
 use serde_json::Value;
 
 use crate::netns::Netns;
+pub use nftables::{install_nftables, remove_nftables};
 use ports::ServicePort;
 
 /// Which kernel interface `iptables` speaks to on a node. Both can hold rules at the same time.

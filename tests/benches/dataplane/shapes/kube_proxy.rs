@@ -3,55 +3,13 @@
 
 use std::fmt::Write as _;
 
-use data_encoding::BASE32;
 use nftfleet_domain::service::Endpoint;
+use nftfleet_tests::kube_proxy::Family;
+use nftfleet_tests::kube_proxy::nftables::{self, hash};
 use nftfleet_tests::lab::CLUSTER_CIDR4;
-use sha2::{Digest as _, Sha256};
 
 use super::{NFT, Writer};
 use crate::cluster::{Cluster, Delta, SERVICE_PORT, name, vip};
-
-/// Everything that does not depend on Services.
-const BASE: &str = r#"table ip kube-proxy {
-	comment "rules for kube-proxy"
-	set cluster-ips { type ipv4_addr; comment "Active ClusterIPs"; }
-	set nodeport-ips { type ipv4_addr; comment "IPs that accept NodePort traffic"; }
-	set hairpin-connections {
-		type ipv4_addr . ipv4_addr . inet_proto . inet_service
-		comment "Hairpin connections, where an endpoint reaches itself through a Service"
-	}
-	map no-endpoint-services { type ipv4_addr . inet_proto . inet_service : verdict; comment "vmap to drop or reject packets to services with no endpoints"; }
-	map no-endpoint-nodeports { type inet_proto . inet_service : verdict; comment "vmap to drop or reject packets to service nodeports with no endpoints"; }
-	map firewall-ips { type ipv4_addr . inet_proto . inet_service : verdict; comment "destinations that are subject to LoadBalancerSourceRanges"; }
-	map service-ips { type ipv4_addr . inet_proto . inet_service : verdict; comment "ClusterIP, ExternalIP and LoadBalancer IP traffic"; }
-	map service-nodeports { type inet_proto . inet_service : verdict; comment "NodePort traffic"; }
-	chain mark-for-masquerade { meta mark set meta mark | 0x4000; }
-	chain reject-chain { reject; }
-	chain firewall-check { ip daddr . meta l4proto . th dport vmap @firewall-ips; }
-	chain service-endpoints-check { ip daddr . meta l4proto . th dport vmap @no-endpoint-services; }
-	chain nodeport-endpoints-check { ip daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports; }
-	chain cluster-ips-check {
-		ip daddr @cluster-ips reject comment "Reject traffic to invalid ports of ClusterIPs"
-	}
-	chain services {
-		ip daddr @cluster-ips ip saddr != CLUSTER_CIDR meta mark set meta mark | 0x4000 comment "masquerade clusterIP traffic from outside cluster"
-		ip daddr . meta l4proto . th dport vmap @service-ips
-		ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports
-	}
-	chain masquerading {
-		meta mark & 0x4000 != 0 meta mark set meta mark ^ 0x4000 masquerade fully-random
-		ct status dnat ip saddr . ip daddr . meta l4proto . th dport @hairpin-connections masquerade fully-random
-	}
-	chain filter-prerouting-pre-dnat { type filter hook prerouting priority -110; ct state new jump firewall-check; }
-	chain filter-output-pre-dnat { type filter hook output priority -110; ct state new jump firewall-check; }
-	chain filter-input { type filter hook input priority 0; ct state new jump nodeport-endpoints-check; ct state new jump service-endpoints-check; }
-	chain filter-forward { type filter hook forward priority 0; ct state new jump service-endpoints-check; ct state new jump cluster-ips-check; }
-	chain filter-output { type filter hook output priority 0; ct state new jump service-endpoints-check; ct state new jump cluster-ips-check; }
-	chain nat-prerouting { type nat hook prerouting priority -100; jump services; }
-	chain nat-output { type nat hook output priority -100; jump services; }
-	chain nat-postrouting { type nat hook postrouting priority 100; jump masquerading; }
-}
-"#;
 
 /// Writes `ip kube-proxy`.
 pub struct KubeProxy {
@@ -69,7 +27,7 @@ impl Writer for KubeProxy {
     }
 
     fn whole(&mut self, cluster: &Cluster) -> String {
-        let mut text = BASE.replace("CLUSTER_CIDR", CLUSTER_CIDR4);
+        let mut text = nftables::base(Family::V4);
         for (number, endpoints) in &cluster.services {
             self.service(&mut text, *number, endpoints);
             enter(&mut text, *number);
@@ -201,11 +159,6 @@ fn service_chain(number: u32) -> String {
 fn endpoint_chain(number: u32, endpoint: &Endpoint) -> String {
     let rest = format!("{}/tcp/http__{}/{}", name(number), endpoint.address, endpoint.port);
     format!("endpoint-{}-{rest}", hash(&rest))
-}
-
-/// Eight letters that stand for a whole name, which may have been cut.
-fn hash(name: &str) -> String {
-    BASE32.encode(&Sha256::digest(name))[..8].to_owned()
 }
 
 fn put(text: &mut String, line: std::fmt::Arguments<'_>) {
