@@ -164,6 +164,10 @@ pub struct Config {
     #[arg(long, env = "NFTFLEET_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,
 
+    /// kube-proxy's metrics address, as its --metrics-bind-address: there it is asked for its mode.
+    #[arg(long, env = "NFTFLEET_KUBE_PROXY_METRICS", default_value = "127.0.0.1:10249")]
+    pub kube_proxy_metrics: SocketAddr,
+
     /// The node's os-release file.
     #[arg(long, default_value = "/etc/os-release")]
     pub os_release: PathBuf,

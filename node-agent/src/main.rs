@@ -150,6 +150,7 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let paths = Paths {
         os_release: config.os_release,
         cni: config.cni_dir,
+        kube_proxy: config.kube_proxy_metrics,
     };
     let switchover = Switchover {
         tools: Tools {
