@@ -5,6 +5,8 @@
 //! change what that rule does. (KUBE-MARK-MASQ is such a chain: network plugins have used it for host ports, and then
 //! KUBE-POSTROUTING must go on masquerading what it marks.)
 
+pub mod nftables;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
@@ -41,13 +43,16 @@ pub fn script(saved: &str) -> Option<String> {
 
 /// Where kube-proxy hooks its chains into the kernel's own. Any other jump from there is somebody else's rule.
 fn is_kube_proxys_own(rule: &SavedRule<'_>) -> bool {
-    const ENTRIES: [&str; 6] = [
+    const ENTRIES: [&str; 9] = [
         "KUBE-SERVICES",
         "KUBE-EXTERNAL-SERVICES",
         "KUBE-NODEPORTS",
         "KUBE-FORWARD",
         "KUBE-POSTROUTING",
         "KUBE-PROXY-FIREWALL",
+        "KUBE-NODE-PORT",
+        "KUBE-IPVS-FILTER",
+        "KUBE-IPVS-OUT-FILTER",
     ];
     is_kube_proxys(rule.chain) || rule.target.is_some_and(|target| ENTRIES.contains(&target))
 }
