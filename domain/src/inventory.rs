@@ -113,6 +113,8 @@ pub struct OsRelease {
 }
 
 /// What shows which Service proxy is at work on the node. No single sign is enough (docs/OPERATIONS.md).
+///
+/// Facts that older agents do not tell are missing in their reports, and then nothing is told by the others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyEvidence {
     /// kube-proxy's chains in the legacy iptables backend, both families.
@@ -121,10 +123,26 @@ pub struct ProxyEvidence {
     pub iptables_nft: Fact<IptablesEvidence>,
     /// Virtual servers in the kernel's IPVS table; 0 when IPVS is not loaded.
     pub ipvs_services: Fact<u32>,
+    /// Whether there is a link `kube-ipvs0`, on which kube-proxy's IPVS mode has the Services' addresses.
+    #[serde(default = "untold")]
+    pub ipvs_link: Fact<bool>,
     /// kube-proxy's own nftables tables, for example `ip kube-proxy`.
     pub kube_proxy_tables: Fact<Vec<String>>,
+    /// Those of them that answer for Services: their chains are hooked in, and there are Services in their maps.
+    #[serde(default = "untold")]
+    pub live_kube_proxy_tables: Fact<Vec<String>>,
+    /// What kube-proxy itself says its mode is: `iptables`, `ipvs`, `nftables`. Missing if none answers.
+    #[serde(default = "untold")]
+    pub kube_proxy_says: Fact<String>,
+    /// Links that only other Service proxies make ([`crate::readiness::owner_of_link`]).
+    #[serde(default = "untold")]
+    pub foreign_links: Fact<Vec<String>>,
     /// Our own table.
     pub nftfleet_table: Fact<TableState>,
+}
+
+fn untold<T>() -> Fact<T> {
+    Fact::Missing("the agent is too old to tell".to_owned())
 }
 
 /// kube-proxy's chains in one iptables backend. Chains of kubelet (KUBE-FIREWALL, KUBE-KUBELET-CANARY,
@@ -135,14 +153,21 @@ pub struct IptablesEvidence {
     pub dispatch_jumps: u32,
     /// Chains `KUBE-SVC-*`: one per Service port with endpoints.
     pub service_chains: u32,
+    /// Those of them to which a packet comes that enters by a dispatch jump.
+    #[serde(default)]
+    pub reached_service_chains: u32,
     /// Chains `KUBE-SEP-*`: one per endpoint of a Service port.
     pub endpoint_chains: u32,
+    /// Rules of kube-proxy's nat chains that look into an ipset, as those of its IPVS mode do.
+    #[serde(default)]
+    pub ipset_rules: u32,
 }
 
 impl IptablesEvidence {
-    /// Whether kube-proxy's rules carry traffic in this backend: something jumps to them, and they lead somewhere.
+    /// Whether kube-proxy's rules carry traffic in this backend: something jumps to them, and they lead to Services. Rules that
+    /// only mark for IPVS are not at work by themselves.
     pub fn is_at_work(&self) -> bool {
-        self.dispatch_jumps > 0 && self.service_chains > 0
+        self.reached_service_chains > 0
     }
 
     /// Whether anything of kube-proxy's is there at all.

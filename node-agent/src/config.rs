@@ -230,6 +230,10 @@ pub struct Config {
     #[arg(long, env = "NFTFLEET_STAND_BY_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub stand_by_seconds: u32,
 
+    /// kube-proxy's metrics address, as its --metrics-bind-address: there it is asked for its mode.
+    #[arg(long, env = "NFTFLEET_KUBE_PROXY_METRICS", default_value = "127.0.0.1:10249")]
+    pub kube_proxy_metrics: SocketAddr,
+
     /// The node's os-release file.
     #[arg(long, default_value = "/etc/os-release")]
     pub os_release: PathBuf,

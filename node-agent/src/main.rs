@@ -186,6 +186,7 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let paths = Paths {
         os_release: config.os_release,
         cni: config.cni_dir,
+        kube_proxy: config.kube_proxy_metrics,
     };
     let order = Arc::new(watch::channel(None).0);
     let (publish_known, known) = watch::channel(Known::default());

@@ -5,6 +5,8 @@ mod rollout;
 mod task;
 
 use nftfleet_domain::ids::BadName;
+use std::collections::BTreeSet;
+
 use nftfleet_domain::readiness::{ProxyMode, Reason, Verdict};
 
 use crate::problem::FieldFault;
@@ -34,14 +36,18 @@ impl From<&Reason> for types::ReadinessReason {
     }
 }
 
-impl From<&Verdict> for types::Readiness {
-    fn from(verdict: &Verdict) -> Self {
-        let (verdict, reasons) = match verdict {
-            Verdict::Ready => (types::Verdict::Ready, vec![]),
-            Verdict::Blocked(reasons) => (types::Verdict::Blocked, reasons.iter().map(Into::into).collect()),
-            Verdict::Unknown(reasons) => (types::Verdict::Unknown, reasons.iter().map(Into::into).collect()),
-        };
-        Self { verdict, reasons }
+/// A verdict with what else should be known of the node.
+pub fn readiness(verdict: &Verdict, warnings: &BTreeSet<Reason>) -> types::Readiness {
+    let words = |reasons: &BTreeSet<Reason>| reasons.iter().map(Into::into).collect();
+    let (verdict, reasons) = match verdict {
+        Verdict::Ready => (types::Verdict::Ready, vec![]),
+        Verdict::Blocked(reasons) => (types::Verdict::Blocked, words(reasons)),
+        Verdict::Unknown(reasons) => (types::Verdict::Unknown, words(reasons)),
+    };
+    types::Readiness {
+        verdict,
+        reasons,
+        warnings: words(warnings),
     }
 }
 
@@ -51,9 +57,11 @@ impl From<&ProxyMode> for types::ProxyMode {
             ProxyMode::None => ("NONE", None),
             ProxyMode::IptablesLegacy => ("IPTABLES_LEGACY", None),
             ProxyMode::IptablesNft => ("IPTABLES_NFT", None),
+            ProxyMode::IptablesBoth => ("IPTABLES_BOTH", None),
             ProxyMode::Ipvs => ("IPVS", None),
             ProxyMode::KubeProxyNftables => ("KUBE_PROXY_NFTABLES", None),
             ProxyMode::Nftfleet => ("NFTFLEET", None),
+            ProxyMode::Other(name) => ("OTHER", Some(name.clone())),
             ProxyMode::Ambiguous(signs) => ("AMBIGUOUS", Some(signs.clone())),
             ProxyMode::Unknown(why) => ("UNKNOWN", Some(why.clone())),
         };

@@ -4,5 +4,5 @@ pub mod check;
 pub mod mode;
 mod verdict;
 
-pub use mode::ProxyMode;
-pub use verdict::{Policy, Reason, Reported, Verdict, assess};
+pub use mode::{ProxyMode, left_overs, owner_of_link};
+pub use verdict::{Policy, Reason, Reported, Verdict, assess, warnings};

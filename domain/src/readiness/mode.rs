@@ -1,6 +1,18 @@
 //! Which Service proxy is at work on a node, told from its evidence.
+//!
+//! What stands is not always at work: a proxy that crashes in its clean-up, or was stopped, leaves things behind. So each sign
+//! counts only if packets are led by it. If kinds of more than one proxy are at work all the same, kube-proxy's own word
+//! decides; without it nobody can tell which of them goes on following the Services, and the node is refused.
+
+mod left_overs;
+mod others;
+#[cfg(test)]
+mod properties;
 
 use serde::{Deserialize, Serialize};
+
+pub use left_overs::left_overs;
+pub use others::owner_of_link;
 
 use crate::inventory::{Fact, IptablesEvidence, ProxyEvidence, TableState};
 
@@ -14,16 +26,40 @@ pub enum ProxyMode {
     IptablesLegacy,
     /// kube-proxy's iptables mode in the nft backend.
     IptablesNft,
+    /// kube-proxy's iptables mode with rules at work in both backends: it writes to one of them, and the other has those of
+    /// a time before the node's iptables was changed. Both are nothing against ours, and both go after a move.
+    IptablesBoth,
     /// kube-proxy's IPVS mode.
     Ipvs,
     /// kube-proxy's nftables mode.
     KubeProxyNftables,
     /// Our own data plane. It hooks in before kube-proxy's rules, so it answers even while they still stand.
     Nftfleet,
-    /// Signs of more than one proxy; the text names them.
+    /// Another project's Service proxy, with its name.
+    Other(String),
+    /// More than one proxy is at work, and kube-proxy does not say which is its; the text names them.
     Ambiguous(String),
-    /// A sign could not be read; the text says which and why.
+    /// A sign could not be read, or contradicts what kube-proxy says; the text says which and why.
     Unknown(String),
+}
+
+/// What of kube-proxy's may be at work beside each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Iptables,
+    Ipvs,
+    Nftables,
+}
+
+impl Kind {
+    /// How kube-proxy calls it.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Ipvs => "ipvs",
+            Self::Nftables => "nftables",
+        }
+    }
 }
 
 impl ProxyMode {
@@ -32,42 +68,111 @@ impl ProxyMode {
         if evidence.nftfleet_table.known() == Some(&TableState::Active) {
             return Self::Nftfleet;
         }
-        let unread = [
-            ("our table", missing(&evidence.nftfleet_table)),
-            ("iptables-legacy", missing(&evidence.iptables_legacy)),
-            ("iptables-nft", missing(&evidence.iptables_nft)),
-            ("IPVS", missing(&evidence.ipvs_services)),
-            ("nftables tables", missing(&evidence.kube_proxy_tables)),
-        ];
-        if let Some((what, Some(why))) = unread.iter().find(|(_, why)| why.is_some()) {
-            return Self::Unknown(format!("{what} could not be read: {why}"));
+        if let Some(why) = unread(evidence) {
+            return Self::Unknown(why);
         }
-        let at_work = |fact: &Fact<IptablesEvidence>| fact.known().is_some_and(IptablesEvidence::is_at_work);
-        let signs = [
-            (
-                at_work(&evidence.iptables_legacy),
-                Self::IptablesLegacy,
-                "iptables-legacy",
-            ),
-            (at_work(&evidence.iptables_nft), Self::IptablesNft, "iptables-nft"),
-            (
-                evidence.ipvs_services.known().is_some_and(|n| *n > 0),
-                Self::Ipvs,
-                "IPVS",
-            ),
-            (
-                evidence.kube_proxy_tables.known().is_some_and(|t| !t.is_empty()),
-                Self::KubeProxyNftables,
-                "kube-proxy's nftables tables",
-            ),
-        ];
-        let mut seen: Vec<_> = signs.into_iter().filter(|(seen, ..)| *seen).collect();
-        match seen.len() {
-            0 => Self::None,
-            1 => seen.remove(0).1,
-            _ => Self::Ambiguous(seen.iter().map(|(_, _, name)| *name).collect::<Vec<_>>().join(" and ")),
+        let at_work = Self::kinds_at_work(evidence);
+        if let Some(name) = others::in_charge(evidence, !at_work.is_empty()) {
+            return Self::Other(name);
+        }
+        let modes: Vec<Self> = at_work.iter().map(|kind| Self::of(*kind, evidence)).collect();
+        let Some(word) = evidence.kube_proxy_says.known() else {
+            return match modes.as_slice() {
+                [] => Self::None,
+                [mode] => mode.clone(),
+                _ => Self::Ambiguous(modes.iter().map(Self::sign).collect::<Vec<_>>().join(" and ")),
+            };
+        };
+        let said = at_work.iter().position(|kind| kind.word() == word);
+        if let Some(mode) = said.and_then(|at| modes.get(at)) {
+            return mode.clone();
+        }
+        let seen = match modes.as_slice() {
+            [] => "nothing of kube-proxy's".to_owned(),
+            _ => modes.iter().map(Self::sign).collect::<Vec<_>>().join(" and "),
+        };
+        Self::Unknown(format!(
+            "kube-proxy says that its mode is {word}, and {seen} is at work"
+        ))
+    }
+
+    /// What of kube-proxy's leads packets, as far as it could be read.
+    fn kinds_at_work(evidence: &ProxyEvidence) -> Vec<Kind> {
+        let iptables = [&evidence.iptables_legacy, &evidence.iptables_nft]
+            .iter()
+            .any(|backend| is_at_work(backend));
+        // Virtual servers alone are somebody's load balancer.
+        let ipvs = evidence.ipvs_services.known().is_some_and(|servers| *servers > 0)
+            && evidence.ipvs_link.known() == Some(&true);
+        let nftables = evidence
+            .live_kube_proxy_tables
+            .known()
+            .is_some_and(|live| !live.is_empty());
+        [
+            (iptables, Kind::Iptables),
+            (ipvs, Kind::Ipvs),
+            (nftables, Kind::Nftables),
+        ]
+        .into_iter()
+        .filter_map(|(at_work, kind)| at_work.then_some(kind))
+        .collect()
+    }
+
+    fn of(kind: Kind, evidence: &ProxyEvidence) -> Self {
+        match kind {
+            Kind::Iptables if !is_at_work(&evidence.iptables_nft) => Self::IptablesLegacy,
+            Kind::Iptables if !is_at_work(&evidence.iptables_legacy) => Self::IptablesNft,
+            Kind::Iptables => Self::IptablesBoth,
+            Kind::Ipvs => Self::Ipvs,
+            Kind::Nftables => Self::KubeProxyNftables,
         }
     }
+
+    /// Which kind of kube-proxy's it is, if it is one.
+    fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::IptablesLegacy | Self::IptablesNft | Self::IptablesBoth => Some(Kind::Iptables),
+            Self::Ipvs => Some(Kind::Ipvs),
+            Self::KubeProxyNftables => Some(Kind::Nftables),
+            _ => None,
+        }
+    }
+
+    /// What is seen of it, in a sentence.
+    fn sign(&self) -> &'static str {
+        match self {
+            Self::IptablesLegacy => "iptables-legacy",
+            Self::IptablesNft => "iptables-nft",
+            Self::IptablesBoth => "iptables in both backends",
+            Self::Ipvs => "IPVS",
+            Self::KubeProxyNftables => "kube-proxy's nftables tables",
+            _ => "something else",
+        }
+    }
+}
+
+fn is_at_work(backend: &Fact<IptablesEvidence>) -> bool {
+    backend.known().is_some_and(IptablesEvidence::is_at_work)
+}
+
+/// The first sign that could not be read, and why. That kube-proxy does not answer is none: it may be stopped.
+fn unread(evidence: &ProxyEvidence) -> Option<String> {
+    let signs = [
+        ("our table", missing(&evidence.nftfleet_table)),
+        ("iptables-legacy", missing(&evidence.iptables_legacy)),
+        ("iptables-nft", missing(&evidence.iptables_nft)),
+        ("IPVS", missing(&evidence.ipvs_services)),
+        ("the link kube-ipvs0", missing(&evidence.ipvs_link)),
+        ("nftables tables", missing(&evidence.kube_proxy_tables)),
+        (
+            "kube-proxy's nftables tables",
+            missing(&evidence.live_kube_proxy_tables),
+        ),
+        ("links of other proxies", missing(&evidence.foreign_links)),
+    ];
+    signs
+        .into_iter()
+        .find_map(|(what, why)| why.map(|why| format!("{what} could not be read: {why}")))
 }
 
 fn missing<T>(fact: &Fact<T>) -> Option<&str> {
@@ -81,42 +186,134 @@ fn missing<T>(fact: &Fact<T>) -> Option<&str> {
 pub(crate) mod tests {
     use super::*;
 
-    /// A node on which kube-proxy's iptables rules in the legacy backend carry the traffic.
-    pub(crate) fn legacy() -> ProxyEvidence {
+    /// kube-proxy's rules of a small cluster, in one backend.
+    pub(crate) const RULES: IptablesEvidence = IptablesEvidence {
+        dispatch_jumps: 2,
+        service_chains: 3,
+        reached_service_chains: 3,
+        endpoint_chains: 9,
+        ipset_rules: 0,
+    };
+
+    /// What kube-proxy's IPVS mode has in iptables.
+    const IPVS_RULES: IptablesEvidence = IptablesEvidence {
+        dispatch_jumps: 2,
+        service_chains: 0,
+        reached_service_chains: 0,
+        endpoint_chains: 0,
+        ipset_rules: 2,
+    };
+
+    /// A node on which nothing is at work, and where no kube-proxy answers.
+    pub(crate) fn nothing() -> ProxyEvidence {
         ProxyEvidence {
-            iptables_legacy: Fact::Known(IptablesEvidence {
-                dispatch_jumps: 2,
-                service_chains: 3,
-                endpoint_chains: 9,
-            }),
+            iptables_legacy: Fact::Known(IptablesEvidence::default()),
             iptables_nft: Fact::Known(IptablesEvidence::default()),
             ipvs_services: Fact::Known(0),
+            ipvs_link: Fact::Known(false),
             kube_proxy_tables: Fact::Known(vec![]),
+            live_kube_proxy_tables: Fact::Known(vec![]),
+            kube_proxy_says: Fact::Missing("connection refused".to_owned()),
+            foreign_links: Fact::Known(vec![]),
             nftfleet_table: Fact::Known(TableState::Absent),
         }
     }
 
-    #[test]
-    fn one_sign_is_a_mode() {
-        assert_eq!(ProxyMode::told_by(&legacy()), ProxyMode::IptablesLegacy);
-        let nft = ProxyEvidence {
-            iptables_nft: legacy().iptables_legacy,
-            iptables_legacy: legacy().iptables_nft,
-            ..legacy()
-        };
-        assert_eq!(ProxyMode::told_by(&nft), ProxyMode::IptablesNft);
+    /// A node on which kube-proxy's iptables rules in the legacy backend carry the traffic.
+    pub(crate) fn legacy() -> ProxyEvidence {
+        ProxyEvidence {
+            iptables_legacy: Fact::Known(RULES),
+            ..nothing()
+        }
+    }
+
+    /// A node in kube-proxy's IPVS mode.
+    pub(crate) fn ipvs() -> ProxyEvidence {
+        ProxyEvidence {
+            iptables_nft: Fact::Known(IPVS_RULES),
+            ipvs_services: Fact::Known(12),
+            ipvs_link: Fact::Known(true),
+            ..nothing()
+        }
+    }
+
+    /// A node in kube-proxy's nftables mode.
+    pub(crate) fn nftables() -> ProxyEvidence {
+        let tables = ["ip kube-proxy", "ip6 kube-proxy"].map(str::to_owned).to_vec();
+        ProxyEvidence {
+            kube_proxy_tables: Fact::Known(tables.clone()),
+            live_kube_proxy_tables: Fact::Known(tables),
+            ..nothing()
+        }
+    }
+
+    fn saying(word: &str, evidence: ProxyEvidence) -> ProxyEvidence {
+        ProxyEvidence {
+            kube_proxy_says: Fact::Known(word.to_owned()),
+            ..evidence
+        }
     }
 
     #[test]
-    fn two_signs_are_ambiguous() {
+    fn each_mode_is_told_by_its_evidence_with_kube_proxys_word_and_without() {
+        let nft = ProxyEvidence {
+            iptables_nft: Fact::Known(RULES),
+            ..nothing()
+        };
         let both = ProxyEvidence {
-            ipvs_services: Fact::Known(4),
+            iptables_nft: Fact::Known(RULES),
             ..legacy()
         };
+        for (evidence, word, mode) in [
+            (legacy(), "iptables", ProxyMode::IptablesLegacy),
+            (nft, "iptables", ProxyMode::IptablesNft),
+            (both, "iptables", ProxyMode::IptablesBoth),
+            (ipvs(), "ipvs", ProxyMode::Ipvs),
+            (nftables(), "nftables", ProxyMode::KubeProxyNftables),
+        ] {
+            assert_eq!(ProxyMode::told_by(&evidence), mode);
+            assert_eq!(left_overs(&evidence), [] as [String; 0], "{mode:?}");
+            assert_eq!(ProxyMode::told_by(&saying(word, evidence)), mode);
+        }
+        assert_eq!(ProxyMode::told_by(&nothing()), ProxyMode::None);
+    }
+
+    #[test]
+    fn of_two_at_work_kube_proxys_word_decides_and_the_other_is_a_left_over() {
+        let two = ProxyEvidence {
+            iptables_legacy: Fact::Known(RULES),
+            ..nftables()
+        };
         assert_eq!(
-            ProxyMode::told_by(&both),
-            ProxyMode::Ambiguous("iptables-legacy and IPVS".to_owned())
+            ProxyMode::told_by(&two),
+            ProxyMode::Ambiguous("iptables-legacy and kube-proxy's nftables tables".to_owned())
         );
+        let (old, new) = (saying("iptables", two.clone()), saying("nftables", two.clone()));
+        assert_eq!(ProxyMode::told_by(&old), ProxyMode::IptablesLegacy);
+        assert_eq!(
+            left_overs(&old),
+            ["the nftables tables ip kube-proxy and ip6 kube-proxy"]
+        );
+        assert_eq!(ProxyMode::told_by(&new), ProxyMode::KubeProxyNftables);
+        assert_eq!(left_overs(&new), ["rules of its iptables mode in iptables-legacy"]);
+        let third = ProxyMode::told_by(&saying("ipvs", two));
+        assert!(
+            matches!(&third, ProxyMode::Unknown(why) if why.contains("ipvs")),
+            "{third:?}"
+        );
+    }
+
+    #[test]
+    fn a_word_that_nothing_bears_out_is_unknown() {
+        for (word, evidence) in [
+            ("nftables", legacy()),
+            ("iptables", ipvs()),
+            ("iptables", nothing()),
+            ("kernelspace", legacy()),
+        ] {
+            let mode = ProxyMode::told_by(&saying(word, evidence));
+            assert!(matches!(mode, ProxyMode::Unknown(_)), "{word}: {mode:?}");
+        }
     }
 
     #[test]
@@ -129,17 +326,66 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn chains_that_nothing_jumps_to_are_left_overs() {
-        let stale = IptablesEvidence {
+    fn what_leads_no_packet_is_a_left_over() {
+        let unreached = IptablesEvidence {
             dispatch_jumps: 0,
-            service_chains: 3,
-            endpoint_chains: 9,
+            reached_service_chains: 0,
+            ..RULES
         };
         let evidence = ProxyEvidence {
-            iptables_legacy: Fact::Known(stale),
-            ..legacy()
+            iptables_legacy: Fact::Known(unreached),
+            ipvs_link: Fact::Known(true),
+            live_kube_proxy_tables: Fact::Known(vec![]),
+            ..nftables()
         };
         assert_eq!(ProxyMode::told_by(&evidence), ProxyMode::None);
+        assert_eq!(left_overs(&evidence).len(), 3, "{:?}", left_overs(&evidence));
+        let live = ProxyEvidence {
+            iptables_nft: Fact::Known(RULES),
+            ..evidence
+        };
+        assert_eq!(ProxyMode::told_by(&live), ProxyMode::IptablesNft);
+        assert_eq!(left_overs(&live).len(), 3, "{:?}", left_overs(&live));
+    }
+
+    #[test]
+    fn somebodys_virtual_servers_are_no_sign() {
+        let balancer = ProxyEvidence {
+            ipvs_services: Fact::Known(2),
+            ..legacy()
+        };
+        assert_eq!(ProxyMode::told_by(&balancer), ProxyMode::IptablesLegacy);
+        assert_eq!(left_overs(&balancer), [] as [String; 0]);
+    }
+
+    #[test]
+    fn another_proxy_is_told_by_its_link() {
+        let with = |link: &str, evidence| ProxyEvidence {
+            foreign_links: Fact::Known(vec![link.to_owned()]),
+            ..evidence
+        };
+        for evidence in [nothing(), legacy(), saying("iptables", legacy())] {
+            let mode = ProxyMode::told_by(&with("cilium_host", evidence));
+            assert_eq!(mode, ProxyMode::Other("Cilium".to_owned()));
+        }
+        // kube-router has virtual servers as well.
+        let router = ProxyEvidence {
+            ipvs_services: Fact::Known(7),
+            ..nothing()
+        };
+        assert_eq!(
+            ProxyMode::told_by(&with("kube-dummy-if", router)),
+            ProxyMode::Other("kube-router".to_owned())
+        );
+        // Antrea works beside kube-proxy, unless it does all by itself.
+        assert_eq!(
+            ProxyMode::told_by(&with("antrea-gw0", legacy())),
+            ProxyMode::IptablesLegacy
+        );
+        assert_eq!(
+            ProxyMode::told_by(&with("antrea-gw0", nothing())),
+            ProxyMode::Other("Antrea".to_owned())
+        );
     }
 
     #[test]
@@ -149,10 +395,32 @@ pub(crate) mod tests {
             ..legacy()
         };
         assert_eq!(ProxyMode::told_by(&moved), ProxyMode::Nftfleet);
+        assert_eq!(left_overs(&moved), [] as [String; 0], "they stand by");
         let dormant = ProxyEvidence {
             nftfleet_table: Fact::Known(TableState::Dormant),
             ..legacy()
         };
         assert_eq!(ProxyMode::told_by(&dormant), ProxyMode::IptablesLegacy);
+    }
+
+    #[test]
+    fn a_report_of_an_older_agent_is_read_and_tells_nothing() {
+        let mut old = serde_json::to_value(legacy()).unwrap();
+        for fact in [
+            "ipvs_link",
+            "live_kube_proxy_tables",
+            "kube_proxy_says",
+            "foreign_links",
+        ] {
+            old.as_object_mut().unwrap().remove(fact);
+        }
+        for count in ["reached_service_chains", "ipset_rules"] {
+            old["iptables_legacy"]["known"].as_object_mut().unwrap().remove(count);
+        }
+        let mode = ProxyMode::told_by(&serde_json::from_value(old).unwrap());
+        assert!(
+            matches!(&mode, ProxyMode::Unknown(why) if why.contains("too old")),
+            "{mode:?}"
+        );
     }
 }

@@ -79,6 +79,8 @@ pub enum Finding {
     Blocker(Reason),
     /// The check could not tell.
     CannotTell(Reason),
+    /// Nothing stands in the way, and this should be known all the same.
+    Warning(Reason),
 }
 
 /// Runs every check. Blockers outweigh unknowns: a node that is surely blocked is blocked, whatever else is unread.
@@ -91,20 +93,11 @@ pub fn assess(reported: Option<&Reported>, policy: &Policy, now: Timestamp) -> V
         );
         return Verdict::Unknown(BTreeSet::from([reason]));
     };
-    let report = &reported.report;
-    let findings = [
-        check::silence::check(reported.last_seen_at, policy, now),
-        check::outdated::check(reported),
-        check::kernel::check(report),
-        check::nft::check(report),
-        check::proxy_mode::check(report),
-        check::cni::check(report),
-    ];
     let mut blockers = BTreeSet::new();
     let mut unknowns = BTreeSet::new();
-    for finding in findings {
+    for finding in findings(reported, policy, now) {
         match finding {
-            Finding::Clear => {}
+            Finding::Clear | Finding::Warning(_) => {}
             Finding::Blocker(reason) => {
                 blockers.insert(reason);
             }
@@ -122,11 +115,37 @@ pub fn assess(reported: Option<&Reported>, policy: &Policy, now: Timestamp) -> V
     }
 }
 
+/// What should be known of a node although it does not stand in the way; none before the first report.
+pub fn warnings(reported: Option<&Reported>, policy: &Policy, now: Timestamp) -> BTreeSet<Reason> {
+    let findings = reported
+        .into_iter()
+        .flat_map(|reported| findings(reported, policy, now));
+    findings
+        .filter_map(|finding| match finding {
+            Finding::Warning(reason) => Some(reason),
+            _ => None,
+        })
+        .collect()
+}
+
+fn findings(reported: &Reported, policy: &Policy, now: Timestamp) -> [Finding; 7] {
+    let report = &reported.report;
+    [
+        check::silence::check(reported.last_seen_at, policy, now),
+        check::outdated::check(reported),
+        check::kernel::check(report),
+        check::nft::check(report),
+        check::proxy_mode::check(report),
+        check::left_overs::check(report),
+        check::cni::check(report),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::{Fact, KernelRelease, OsRelease, Version};
-    use crate::readiness::mode::tests::legacy;
+    use crate::inventory::{Fact, KernelRelease, OsRelease, ProxyEvidence, Version};
+    use crate::readiness::mode::tests::{ipvs, legacy, nftables, nothing};
     use proptest::prelude::*;
 
     fn debian_12() -> Report {
@@ -208,16 +227,73 @@ mod tests {
     }
 
     #[test]
-    fn ipvs_blocks_and_says_why() {
-        let mut report = debian_12();
-        report.proxy.iptables_legacy = Fact::Known(crate::inventory::IptablesEvidence::default());
-        report.proxy.ipvs_services = Fact::Known(12);
-        assert_eq!(codes(&judge(report)), ["proxy-mode-unsupported"]);
+    fn every_mode_of_kube_proxys_is_ready() {
+        for proxy in [legacy(), ipvs(), nftables()] {
+            assert_eq!(judge(Report { proxy, ..debian_12() }), Verdict::Ready);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_moved_from_is_refused_and_says_why() {
+        let cilium = ProxyEvidence {
+            foreign_links: Fact::Known(vec!["cilium_host".to_owned()]),
+            ..legacy()
+        };
+        let two = ProxyEvidence {
+            iptables_nft: legacy().iptables_legacy,
+            ..nftables()
+        };
+        for (proxy, code) in [
+            (nothing(), "proxy-mode-unsupported"),
+            (cilium, "proxy-mode-unsupported"),
+            (two, "proxy-mode-ambiguous"),
+        ] {
+            let verdict = judge(Report { proxy, ..debian_12() });
+            assert_eq!(codes(&verdict), [code]);
+            assert!(matches!(verdict, Verdict::Blocked(_)));
+        }
+        let contradicted = ProxyEvidence {
+            kube_proxy_says: Fact::Known("ipvs".to_owned()),
+            ..legacy()
+        };
+        let verdict = judge(Report {
+            proxy: contradicted,
+            ..debian_12()
+        });
+        assert_eq!(codes(&verdict), ["proxy-mode-unknown"]);
+        assert!(matches!(verdict, Verdict::Unknown(_)));
+    }
+
+    #[test]
+    fn left_overs_are_told_and_stand_in_nobodys_way() {
+        let two = ProxyEvidence {
+            iptables_nft: legacy().iptables_legacy,
+            kube_proxy_says: Fact::Known("nftables".to_owned()),
+            ..nftables()
+        };
+        let told = |proxy| {
+            let reported = fresh(Report { proxy, ..debian_12() });
+            assert_eq!(
+                assess(Some(&reported), &Policy::default(), Timestamp::UNIX_EPOCH),
+                Verdict::Ready
+            );
+            warnings(Some(&reported), &Policy::default(), Timestamp::UNIX_EPOCH)
+        };
+        assert_eq!(told(nftables()), BTreeSet::new());
+        let told = told(two);
+        assert_eq!(told.len(), 1);
+        let warning = told.first().unwrap();
+        assert_eq!(warning.code, "proxy-left-overs");
+        assert!(warning.message.contains("iptables-nft"), "{}", warning.message);
+        assert_eq!(
+            warnings(None, &Policy::default(), Timestamp::UNIX_EPOCH),
+            BTreeSet::new()
+        );
     }
 
     proptest! {
         #[test]
-        fn no_combination_of_missing_facts_is_ready(missing in 1u8..=0xff) {
+        fn no_combination_of_missing_facts_is_ready(missing in 1u16..0x800) {
             let mut report = debian_12();
             let gone = || "unread".to_owned();
             if missing & 1 != 0 { report.kernel = Fact::Missing(gone()); }
@@ -228,6 +304,9 @@ mod tests {
             if missing & 32 != 0 { report.proxy.kube_proxy_tables = Fact::Missing(gone()); }
             if missing & 64 != 0 { report.proxy.nftfleet_table = Fact::Missing(gone()); }
             if missing & 128 != 0 { report.cni = Fact::Missing(gone()); }
+            if missing & 256 != 0 { report.proxy.ipvs_link = Fact::Missing(gone()); }
+            if missing & 512 != 0 { report.proxy.live_kube_proxy_tables = Fact::Missing(gone()); }
+            if missing & 1024 != 0 { report.proxy.foreign_links = Fact::Missing(gone()); }
             prop_assert!(judge(report) != Verdict::Ready);
         }
     }

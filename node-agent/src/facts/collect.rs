@@ -1,26 +1,31 @@
 //! Collects the facts. What can't be read is a missing fact with its reason, never a guess.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use nftfleet_domain::inventory::{Fact, IptablesEvidence, KernelRelease, ProxyEvidence, Report};
+use nftfleet_domain::readiness::owner_of_link;
 
 use super::iptables::{Backend, evidence};
-use super::parse;
+use super::{parse, proxy_mode};
 use crate::dataplane::{Kernel as _, KernelError, Netlink};
 use crate::host::Host;
 
-/// Where the node's files are, which may be mounted elsewhere in a pod.
+/// Where the node's facts are found: its files, which may be mounted elsewhere in a pod, and kube-proxy.
 #[derive(Clone, Debug)]
 pub struct Paths {
     /// `/etc/os-release`.
     pub os_release: PathBuf,
     /// `/etc/cni/net.d`.
     pub cni: PathBuf,
+    /// kube-proxy's metrics address (its `--metrics-bind-address`), where it tells its mode.
+    pub kube_proxy: SocketAddr,
 }
 
-/// Collects all facts. Takes some tens of milliseconds: it runs a handful of commands.
+/// Collects all facts. Takes some tens of milliseconds: it runs a handful of commands. It blocks, half a second longer if
+/// kube-proxy's address takes connections and does not answer.
 pub fn collect(host: &dyn Host, paths: &Paths, now: Timestamp) -> Report {
     Report {
         taken_at: now,
@@ -34,16 +39,34 @@ pub fn collect(host: &dyn Host, paths: &Paths, now: Timestamp) -> Report {
             ),
             Err(error) => Fact::Missing(format!("nft: {error}")),
         },
-        proxy: proxy_evidence(host),
+        proxy: proxy_evidence(host, paths.kube_proxy),
         cni: cni(host, &paths.cni),
     }
 }
 
 /// What shows which Service proxy is at work.
-pub fn proxy_evidence(host: &dyn Host) -> ProxyEvidence {
-    let (nftfleet_table, kube_proxy_tables) = match Netlink::open() {
-        Ok(mut netlink) => (told(netlink.state()), told(netlink.tables().map(kube_proxys))),
+pub fn proxy_evidence(host: &dyn Host, kube_proxy: SocketAddr) -> ProxyEvidence {
+    let (nftfleet_table, tables) = match Netlink::open() {
+        Ok(mut netlink) => (told(netlink.state()), told(netlink.kube_proxy_tables())),
         Err(error) => (Fact::Missing(error.to_string()), Fact::Missing(error.to_string())),
+    };
+    let named = |only_live: bool| match &tables {
+        Fact::Known(tables) => {
+            let named = tables.iter().filter(|table| table.live || !only_live);
+            Fact::Known(named.map(|table| table.name.to_owned()).collect())
+        }
+        Fact::Missing(why) => Fact::Missing(why.clone()),
+    };
+    let links = host.list(Path::new("/sys/class/net"));
+    let (ipvs_link, foreign_links) = match links {
+        Ok(links) => (
+            Fact::Known(links.iter().any(|link| link == IPVS_LINK)),
+            Fact::Known(links.into_iter().filter(|link| owner_of_link(link).is_some()).collect()),
+        ),
+        Err(error) => {
+            let why = format!("/sys/class/net: {error}");
+            (Fact::Missing(why.clone()), Fact::Missing(why))
+        }
     };
     ProxyEvidence {
         iptables_legacy: iptables(host, Backend::Legacy),
@@ -53,20 +76,23 @@ pub fn proxy_evidence(host: &dyn Host) -> ProxyEvidence {
             Err(error) if error.kind() == ErrorKind::NotFound => Fact::Known(0),
             Err(error) => Fact::Missing(format!("/proc/net/ip_vs: {error}")),
         },
-        kube_proxy_tables,
+        ipvs_link,
+        kube_proxy_tables: named(false),
+        live_kube_proxy_tables: named(true),
+        kube_proxy_says: match proxy_mode::ask(kube_proxy) {
+            Ok(word) => Fact::Known(word),
+            Err(error) => Fact::Missing(format!("http://{kube_proxy}/proxyMode: {error}")),
+        },
+        foreign_links,
         nftfleet_table,
     }
 }
 
+/// The link on which kube-proxy's IPVS mode has the Services' addresses.
+const IPVS_LINK: &str = "kube-ipvs0";
+
 fn told<T>(answer: Result<T, KernelError>) -> Fact<T> {
     answer.map_or_else(|error| Fact::Missing(error.to_string()), Fact::Known)
-}
-
-fn kube_proxys(tables: Vec<String>) -> Vec<String> {
-    tables
-        .into_iter()
-        .filter(|table| table == "ip kube-proxy" || table == "ip6 kube-proxy")
-        .collect()
 }
 
 fn iptables(host: &dyn Host, backend: Backend) -> Fact<IptablesEvidence> {

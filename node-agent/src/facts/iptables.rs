@@ -1,5 +1,7 @@
 //! What `iptables-save` prints, in both backends, and what of it is kube-proxy's.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use nftfleet_domain::inventory::IptablesEvidence;
 
 /// An iptables backend. Both can hold rules at the same time, and neither shows the other's.
@@ -111,7 +113,7 @@ fn target(specification: &str) -> Option<&str> {
 /// Whether a chain is kube-proxy's. kubelet's chains (KUBE-FIREWALL, KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT) are not, nor
 /// is anything else that begins with `KUBE-`: network plugins use that prefix too.
 pub fn is_kube_proxys(chain: &str) -> bool {
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 13] = [
         "KUBE-SERVICES",
         "KUBE-EXTERNAL-SERVICES",
         "KUBE-NODEPORTS",
@@ -120,7 +122,12 @@ pub fn is_kube_proxys(chain: &str) -> bool {
         "KUBE-FORWARD",
         "KUBE-PROXY-FIREWALL",
         "KUBE-PROXY-CANARY",
+        // Of its IPVS mode.
         "KUBE-SOURCE-RANGES-FIREWALL",
+        "KUBE-NODE-PORT",
+        "KUBE-LOAD-BALANCER",
+        "KUBE-IPVS-FILTER",
+        "KUBE-IPVS-OUT-FILTER",
     ];
     const PREFIXES: [&str; 6] = [
         "KUBE-SVC-",
@@ -146,11 +153,34 @@ pub fn evidence(saved: &[String]) -> IptablesEvidence {
             evidence.endpoint_chains += u32::from(chain.name.starts_with("KUBE-SEP-"));
         }
         for rule in &table.rules {
-            let dispatches = ["PREROUTING", "OUTPUT"].contains(&rule.chain) && rule.target == Some("KUBE-SERVICES");
+            let dispatches = ENTRIES.contains(&rule.chain) && rule.target == Some("KUBE-SERVICES");
             evidence.dispatch_jumps += u32::from(dispatches);
+            let matches_a_set = is_kube_proxys(rule.chain) && rule.specification.contains("--match-set KUBE-");
+            evidence.ipset_rules += u32::from(matches_a_set);
         }
+        let reached = reached(&table, &ENTRIES);
+        let reached = reached.iter().filter(|chain| chain.starts_with("KUBE-SVC-")).count();
+        evidence.reached_service_chains += u32::try_from(reached).unwrap_or(u32::MAX);
     }
     evidence
+}
+
+/// Where packets come into the nat table that may be for a Service.
+const ENTRIES: [&str; 2] = ["PREROUTING", "OUTPUT"];
+
+/// The chains that a packet may come to from these, the latter included.
+fn reached<'a>(table: &SavedTable<'a>, from: &[&'a str]) -> BTreeSet<&'a str> {
+    let mut targets = BTreeMap::<&str, Vec<&str>>::new();
+    for rule in &table.rules {
+        targets.entry(rule.chain).or_default().extend(rule.target);
+    }
+    let mut reached: BTreeSet<&str> = from.iter().copied().collect();
+    let mut next: Vec<&str> = from.to_vec();
+    while let Some(chain) = next.pop() {
+        let further = targets.get(chain).into_iter().flatten();
+        next.extend(further.filter(|target| reached.insert(target)));
+    }
+    reached
 }
 
 /// Whether forwarded packets may pass only through the hole that kube-proxy made: KUBE-FORWARD stands in `FORWARD`, whose
@@ -225,7 +255,9 @@ COMMIT
             IptablesEvidence {
                 dispatch_jumps: 2,
                 service_chains: 1,
-                endpoint_chains: 1
+                reached_service_chains: 1,
+                endpoint_chains: 1,
+                ipset_rules: 0,
             }
         );
         let kubelet_only: String = NODE
@@ -234,6 +266,46 @@ COMMIT
             .collect::<Vec<_>>()
             .join("\n");
         assert_eq!(evidence(&[kubelet_only]), IptablesEvidence::default());
+    }
+
+    #[test]
+    fn chains_that_nothing_leads_to_are_not_reached() {
+        let without = |gone: &str| {
+            let text = NODE.lines().filter(|line| !line.contains(gone)).collect::<Vec<_>>();
+            evidence(&[text.join("\n")])
+        };
+        assert_eq!(without("service portals").reached_service_chains, 0);
+        assert_eq!(without("-A PREROUTING").reached_service_chains, 1);
+        assert_eq!(without("-A KUBE-SERVICES").reached_service_chains, 0);
+        let in_between = NODE.replace(
+            "-A KUBE-SERVICES -d",
+            "-A KUBE-SERVICES -j KUBE-NODEPORTS\n-A KUBE-NODEPORTS -j KUBE-EXT-X\n-A KUBE-EXT-X -d",
+        );
+        assert_eq!(evidence(&[in_between]).reached_service_chains, 1);
+    }
+
+    /// As kube-proxy 1.35 writes them.
+    const IPVS: &str = r#"*nat
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:KUBE-LOAD-BALANCER - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:KUBE-NODE-PORT - [0:0]
+:KUBE-SERVICES - [0:0]
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A KUBE-NODE-PORT -p tcp -m comment --comment "Kubernetes nodeport TCP port for masquerade purpose" -m set --match-set KUBE-NODE-PORT-TCP dst -j KUBE-MARK-MASQ
+-A KUBE-SERVICES ! -s 10.128.0.0/16 -m comment --comment "Kubernetes service cluster ip + port for masquerade purpose" -m set --match-set KUBE-CLUSTER-IP dst,dst -j KUBE-MARK-MASQ
+-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODE-PORT
+-A KUBE-SERVICES -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT
+COMMIT
+"#;
+
+    #[test]
+    fn ipvs_modes_rules_are_not_taken_for_those_of_iptables_mode() {
+        let counted = evidence(&[IPVS.to_owned()]);
+        assert_eq!((counted.dispatch_jumps, counted.ipset_rules), (2, 3));
+        assert!(!counted.is_at_work());
     }
 
     #[test]

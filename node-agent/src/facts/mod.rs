@@ -3,5 +3,6 @@
 pub mod collect;
 pub mod iptables;
 pub mod parse;
+pub mod proxy_mode;
 
 pub use collect::{Paths, collect};

@@ -5,6 +5,8 @@
 //! change what that rule does. (KUBE-MARK-MASQ is such a chain: network plugins have used it for host ports, and then
 //! KUBE-POSTROUTING must go on masquerading what it marks.)
 
+pub mod nftables;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -43,13 +45,16 @@ pub fn script(saved: &str) -> Option<String> {
 
 /// Where kube-proxy hooks its chains into the kernel's own. Any other jump from there is somebody else's rule.
 fn is_kube_proxys_own(rule: &SavedRule<'_>) -> bool {
-    const ENTRIES: [&str; 6] = [
+    const ENTRIES: [&str; 9] = [
         "KUBE-SERVICES",
         "KUBE-EXTERNAL-SERVICES",
         "KUBE-NODEPORTS",
         "KUBE-FORWARD",
         "KUBE-POSTROUTING",
         "KUBE-PROXY-FIREWALL",
+        "KUBE-NODE-PORT",
+        "KUBE-IPVS-FILTER",
+        "KUBE-IPVS-OUT-FILTER",
     ];
     is_kube_proxys(rule.chain) || rule.target.is_some_and(|target| ENTRIES.contains(&target))
 }
@@ -88,14 +93,15 @@ const TRIES: usize = 5;
 /// Between two tries of the clean-up.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Removes what is kube-proxy's from both backends and families.
+/// Removes what is kube-proxy's from both backends and families of iptables, and its nftables tables.
 ///
 /// # Errors
 /// What could not be read or removed, in words, after some tries.
 pub fn remove_kube_proxys(host: &dyn Host) -> Result<(), String> {
     let mut failure = String::new();
     for _ in 0..TRIES {
-        match remove_once(host) {
+        let tables_gone = || nftables::remove_tables().map_err(|error| error.to_string());
+        match remove_once(host).and_then(|()| tables_gone()) {
             Ok(()) => return Ok(()),
             Err(why) => failure = why,
         }

@@ -5,8 +5,8 @@ pub(super) mod list;
 
 use jiff::Timestamp;
 use nftfleet_domain::ids::{ClusterName, NodeName};
-use nftfleet_domain::readiness::{Policy, ProxyMode, assess};
-use nftfleet_web_api_spec::types;
+use nftfleet_domain::readiness::{Policy, ProxyMode, assess, warnings};
+use nftfleet_web_api_spec::{convert, types};
 
 use crate::store::{Node, NodeKey};
 
@@ -22,7 +22,9 @@ pub(super) fn of_key((cluster, node): Key) -> NodeKey {
 }
 
 fn view(node: Node, policy: &Policy, now: Timestamp) -> types::Node {
-    let verdict = assess(node.reported().as_ref(), policy, now);
+    let reported = node.reported();
+    let verdict = assess(reported.as_ref(), policy, now);
+    let warnings = warnings(reported.as_ref(), policy, now);
     let mode = node.report.as_ref().map(|report| ProxyMode::told_by(&report.proxy));
     types::Node {
         id: node.id.0,
@@ -31,7 +33,7 @@ fn view(node: Node, policy: &Policy, now: Timestamp) -> types::Node {
         enrolled_at: node.enrolled_at,
         last_seen_at: node.last_seen_at,
         proxy_mode: mode.as_ref().map(Into::into),
-        readiness: (&verdict).into(),
+        readiness: convert::readiness(&verdict, &warnings),
         report: node.report.map(Into::into),
     }
 }

@@ -41,7 +41,7 @@ same_fields! {
     Version { major, minor, patch }
     KernelRelease { release, version }
     OsRelease { id, version_id, pretty_name }
-    IptablesEvidence { dispatch_jumps, service_chains, endpoint_chains }
+    IptablesEvidence { dispatch_jumps, service_chains, reached_service_chains, endpoint_chains, ipset_rules }
 }
 
 impl From<domain::TableState> for wire::TableState {
@@ -77,7 +77,11 @@ impl From<domain::Report> for wire::Report {
                 iptables_legacy: fact(proxy.iptables_legacy, Into::into),
                 iptables_nft: fact(proxy.iptables_nft, Into::into),
                 ipvs_services: fact(proxy.ipvs_services, |n| n),
+                ipvs_link: fact(proxy.ipvs_link, |l| l),
                 kube_proxy_tables: fact(proxy.kube_proxy_tables, |t| t),
+                live_kube_proxy_tables: fact(proxy.live_kube_proxy_tables, |t| t),
+                kube_proxy_says: fact(proxy.kube_proxy_says, |w| w),
+                foreign_links: fact(proxy.foreign_links, |l| l),
                 nftfleet_table: fact(proxy.nftfleet_table, Into::into),
             },
             cni: fact(report.cni, |c| c),
@@ -98,7 +102,11 @@ impl From<wire::Report> for domain::Report {
                 iptables_legacy: told(proxy.iptables_legacy, Into::into),
                 iptables_nft: told(proxy.iptables_nft, Into::into),
                 ipvs_services: told(proxy.ipvs_services, |n| n),
+                ipvs_link: told(proxy.ipvs_link, |l| l),
                 kube_proxy_tables: told(proxy.kube_proxy_tables, |t| t),
+                live_kube_proxy_tables: told(proxy.live_kube_proxy_tables, |t| t),
+                kube_proxy_says: told(proxy.kube_proxy_says, |w| w),
+                foreign_links: told(proxy.foreign_links, |l| l),
                 nftfleet_table: told(proxy.nftfleet_table, Into::into),
             },
             cni: told(report.cni, |c| c),

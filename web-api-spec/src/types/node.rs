@@ -50,6 +50,9 @@ pub struct Readiness {
     pub verdict: Verdict,
     /// What stands in the way; empty when READY.
     pub reasons: Vec<ReadinessReason>,
+    /// What should be known although it does not stand in the way.
+    #[serde(default)]
+    pub warnings: Vec<ReadinessReason>,
 }
 
 /// A verdict on a node.
@@ -64,7 +67,7 @@ pub enum Verdict {
     Unknown,
 }
 
-/// What stands in the way, and what to do about it.
+/// What stands in the way or should be known, and what to do about it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ReadinessReason {
@@ -81,10 +84,11 @@ pub struct ReadinessReason {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProxyMode {
-    /// `NONE`, `IPTABLES_LEGACY`, `IPTABLES_NFT`, `IPVS`, `KUBE_PROXY_NFTABLES`, `NFTFLEET`, `AMBIGUOUS` or `UNKNOWN`.
+    /// `NONE`, `IPTABLES_LEGACY`, `IPTABLES_NFT`, `IPTABLES_BOTH`, `IPVS`, `KUBE_PROXY_NFTABLES`, `NFTFLEET`, `OTHER`,
+    /// `AMBIGUOUS` or `UNKNOWN`.
     #[schema(example = "IPTABLES_NFT")]
     pub mode: String,
-    /// For `AMBIGUOUS` the signs, for `UNKNOWN` why.
+    /// For `OTHER` its name, for `AMBIGUOUS` the signs, for `UNKNOWN` why.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub detail: Option<String>,
 }

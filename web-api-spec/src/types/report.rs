@@ -81,10 +81,26 @@ pub struct ProxyEvidence {
     pub iptables_nft: Fact<IptablesEvidence>,
     /// Virtual servers in the kernel's IPVS table.
     pub ipvs_services: Fact<u32>,
+    /// Whether there is a link `kube-ipvs0`.
+    #[serde(default = "untold")]
+    pub ipvs_link: Fact<bool>,
     /// kube-proxy's own nftables tables.
     pub kube_proxy_tables: Fact<Vec<String>>,
+    /// Those of them that are hooked in and have Services.
+    #[serde(default = "untold")]
+    pub live_kube_proxy_tables: Fact<Vec<String>>,
+    /// What kube-proxy answers when it is asked for its mode.
+    #[serde(default = "untold")]
+    pub kube_proxy_says: Fact<String>,
+    /// Links that only other Service proxies make.
+    #[serde(default = "untold")]
+    pub foreign_links: Fact<Vec<String>>,
     /// State of the table `inet nftfleet`.
     pub nftfleet_table: Fact<TableState>,
+}
+
+fn untold<T>() -> Fact<T> {
+    Fact::Missing("the agent is too old to tell".to_owned())
 }
 
 /// kube-proxy's chains in one iptables backend.
@@ -95,8 +111,14 @@ pub struct IptablesEvidence {
     pub dispatch_jumps: u32,
     /// Chains KUBE-SVC-*.
     pub service_chains: u32,
+    /// Those of them that a packet can come to.
+    #[serde(default)]
+    pub reached_service_chains: u32,
     /// Chains KUBE-SEP-*.
     pub endpoint_chains: u32,
+    /// Rules of kube-proxy's that look into an ipset, as in its IPVS mode.
+    #[serde(default)]
+    pub ipset_rules: u32,
 }
 
 /// State of the table `inet nftfleet`.

@@ -2,6 +2,7 @@
 
 pub mod cni;
 pub mod kernel;
+pub mod left_overs;
 pub mod nft;
 pub mod outdated;
 pub mod proxy_mode;

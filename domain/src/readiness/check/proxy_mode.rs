@@ -14,28 +14,32 @@ pub fn check(report: &Report) -> Finding {
         ))
     };
     match ProxyMode::told_by(&report.proxy) {
-        ProxyMode::IptablesLegacy | ProxyMode::IptablesNft | ProxyMode::Nftfleet => Finding::Clear,
-        ProxyMode::Ipvs => unsupported(
-            "kube-proxy in IPVS mode",
-            "moves from IPVS are not built yet: wait for a release",
-        ),
-        ProxyMode::KubeProxyNftables => unsupported(
-            "kube-proxy in nftables mode",
-            "nothing to do: the node is on nftables already",
+        ProxyMode::IptablesLegacy
+        | ProxyMode::IptablesNft
+        | ProxyMode::IptablesBoth
+        | ProxyMode::Ipvs
+        | ProxyMode::KubeProxyNftables
+        | ProxyMode::Nftfleet => Finding::Clear,
+        ProxyMode::Other(name) => unsupported(
+            &name,
+            "leave the node as it is: only kube-proxy's Services can be taken over; if that project is gone from the node, \
+             delete its links (`ip link delete`) or reboot",
         ),
         ProxyMode::None => unsupported(
             "none that is known",
-            "check that kube-proxy runs; with Cilium, Dataplane V2 or kube-router there is nothing to move",
+            "check that kube-proxy runs and has Services to serve",
         ),
         ProxyMode::Ambiguous(signs) => Finding::Blocker(Reason::new(
             "proxy-mode-ambiguous",
-            format!("there are signs of more than one Service proxy: {signs}"),
-            "remove what an earlier mode left behind, for example with `kube-proxy --cleanup`",
+            format!("more than one Service proxy is at work, and kube-proxy does not say which is its: {signs}"),
+            "let kube-proxy answer at its metrics address (the agent's --kube-proxy-metrics), or remove what an earlier mode left \
+             behind, for example with `kube-proxy --cleanup`",
         )),
         ProxyMode::Unknown(why) => Finding::CannotTell(Reason::new(
             "proxy-mode-unknown",
             why,
-            "look at the agent's log on the node; it needs the iptables packages of both backends",
+            "look at the agent's and kube-proxy's logs on the node; the agent needs the iptables packages of both backends, and \
+             kube-proxy may be changing its mode",
         )),
     }
 }

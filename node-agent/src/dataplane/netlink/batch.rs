@@ -125,6 +125,15 @@ impl Batch {
         end_message(&mut self.bytes, start);
     }
 
+    /// Appends "delete this table of somebody else's with all that is in it".
+    pub fn delete_table(&mut self, family: u8, name: &str) {
+        let sequence = self.next(About::Words(format!("table {name}")));
+        let kind = SUBSYSTEM << 8 | kind::DELETE_TABLE;
+        let start = begin_message(&mut self.bytes, kind, 0, sequence, family, 0);
+        text_attribute(&mut self.bytes, 1, name);
+        end_message(&mut self.bytes, start);
+    }
+
     /// Appends a chain's rules, after those that are there.
     pub fn rules(&mut self, chain: &Chain) -> Result<(), KernelError> {
         for (i, rule) in chain.rules.iter().enumerate() {

@@ -6,6 +6,7 @@ mod decode;
 mod element;
 mod grace;
 mod instruction;
+mod kube_proxy;
 mod listen;
 mod message;
 mod object;
@@ -22,6 +23,7 @@ use nftfleet_domain::service::Family;
 use nix::errno::Errno;
 
 pub use grace::wait_for_packets;
+pub use kube_proxy::KubeProxyTable;
 pub use listen::Listener;
 use listen::Subscription;
 pub use snapshot::SnapshotError;
@@ -64,43 +66,17 @@ impl Netlink {
         })
     }
 
-    /// The names of all tables with their family, for example `ip kube-proxy`.
-    ///
-    /// # Errors
-    /// The dump failed.
-    pub fn tables(&mut self) -> Result<Vec<String>, KernelError> {
-        let tables = settled(|| {
-            let mut tables = Vec::new();
-            let request = self.request(kind::GET_TABLE, 0, None);
-            let each = |message: message::Received<'_>| {
-                let family = match message.payload().first() {
-                    Some(1) => "inet",
-                    Some(2) => "ip",
-                    Some(3) => "arp",
-                    Some(5) => "netdev",
-                    Some(7) => "bridge",
-                    Some(10) => "ip6",
-                    _ => "unknown",
-                };
-                if let Some(name) = find(message.body(), 1) {
-                    tables.push(format!("{family} {}", text(name)));
-                }
-            };
-            self.socket.dump(&request, each)?;
-            Ok(tables)
-        });
-        tables.map(|mut tables| {
-            tables.sort();
-            tables
-        })
+    fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
     }
 
     /// A dump request for objects of our table, if a set is named for its elements.
     fn request(&mut self, kind: u16, family: u8, set: Option<&str>) -> Vec<u8> {
-        self.sequence = self.sequence.wrapping_add(1);
+        let sequence = self.next_sequence();
         let mut bytes = Vec::new();
         let flags = flag::ACKNOWLEDGE | flag::DUMP;
-        let start = begin_message(&mut bytes, SUBSYSTEM << 8 | kind, flags, self.sequence, family, 0);
+        let start = begin_message(&mut bytes, SUBSYSTEM << 8 | kind, flags, sequence, family, 0);
         if kind != message::kind::GET_TABLE {
             text_attribute(&mut bytes, 1, TABLE);
         }

@@ -209,6 +209,24 @@ impl Socket {
         refusal.map_or(Ok(()), Err)
     }
 
+    /// Sends a dump request and says whether `is_it` is true of a message of the answer. At the first of which it is the rest
+    /// is not read: hence the socket is given away.
+    ///
+    /// # Errors
+    /// Refused. That the dump met a change on its way is no error: what was seen was there.
+    pub fn any_of_dump(mut self, request: &[u8], is_it: impl Fn(Received<'_>) -> bool) -> Result<bool, SocketError> {
+        self.send(request)?;
+        let mut found = false;
+        self.receive(|message| {
+            if let Some(number) = message.error().filter(|number| *number != 0) {
+                return Err(SocketError::refused(&message, number));
+            }
+            found = is_it(message);
+            Ok(found || message.kind == kind::DONE)
+        })?;
+        Ok(found)
+    }
+
     /// Sends a dump request and hands every message of the answer to `each`.
     ///
     /// # Errors

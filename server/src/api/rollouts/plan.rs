@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use nftfleet_domain::ids::NodeId;
-use nftfleet_domain::readiness::assess;
+use nftfleet_domain::readiness::{assess, warnings};
 use nftfleet_domain::rollout::{Fault, Plan};
 use nftfleet_web_api_spec::problem::FieldFault;
 use nftfleet_web_api_spec::{convert, types};
@@ -50,10 +50,16 @@ pub(in crate::api) async fn plan(
         nodes: stage
             .members
             .iter()
-            .map(|member| types::PlannedNode {
-                cluster: member.cluster.to_string(),
-                node: member.node.to_string(),
-                readiness: (&assess(reported.get(&member.id), &app.policy, now)).into(),
+            .map(|member| {
+                let reported = reported.get(&member.id);
+                types::PlannedNode {
+                    cluster: member.cluster.to_string(),
+                    node: member.node.to_string(),
+                    readiness: convert::readiness(
+                        &assess(reported, &app.policy, now),
+                        &warnings(reported, &app.policy, now),
+                    ),
+                }
             })
             .collect(),
     });
