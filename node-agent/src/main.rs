@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use nftfleet_agent::clock::Clock;
-use nftfleet_agent::config::{Config, ExplainArguments, Question, Task};
+use nftfleet_agent::config::{Config, ExplainArguments, GuardArguments, Question, Task};
 use nftfleet_agent::control::Client;
 use nftfleet_agent::control::session::{Identity, Session};
 use nftfleet_agent::dataplane::actor::Surroundings;
@@ -17,6 +17,9 @@ use nftfleet_agent::dataplane::netlink::wait_for_packets;
 use nftfleet_agent::dataplane::{Actor, Dataplane, LayoutSettings, Listener, Netlink, flows};
 use nftfleet_agent::disk;
 use nftfleet_agent::facts::Paths;
+use nftfleet_agent::guard::client::Client as GuardClient;
+use nftfleet_agent::guard::lines::Lines;
+use nftfleet_agent::guard::{self, Guard};
 use nftfleet_agent::health::{self, HealthInput};
 use nftfleet_agent::host::ThisHost;
 use nftfleet_agent::kube::watch::{Asked, Hearers};
@@ -42,15 +45,48 @@ impl Clock for WallClock {
 fn main() -> ExitCode {
     match Task::try_parse_from(std::env::args_os()) {
         Ok(Task::Run(config)) => run_agent(*config),
-        Ok(Task::Answer(Question::Explain(asked))) => match answer(&asked) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("error: {error}");
-                ExitCode::FAILURE
+        Ok(Task::Answer(question)) => {
+            let done = match question {
+                Question::Explain(asked) => answer(&asked),
+                Question::Guard(asked) => be_or_ask_guard(&asked),
+            };
+            match done {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("error: {error}");
+                    ExitCode::FAILURE
+                }
             }
-        },
+        }
         Err(error) => error.exit(),
     }
+}
+
+/// The program that runs here, also when its file was replaced or removed meanwhile.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// Guards, or asks the guard of this network namespace. Without a runtime: a guard is one thread.
+fn be_or_ask_guard(asked: &GuardArguments) -> Result<(), Box<dyn std::error::Error>> {
+    let client = GuardClient::new(THIS_PROGRAM.into());
+    if let Some(attempt) = &asked.disarm {
+        return Ok(client.disarm(attempt)?);
+    }
+    if asked.query {
+        let state = client.query()?.ok_or("no guard listens in this network namespace")?;
+        let text = serde_json::to_string(&state)? + "\n";
+        return Ok(std::io::stdout().write_all(text.as_bytes())?);
+    }
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_env_filter(log_filter())
+        .with_writer(|| Lines)
+        .init();
+    memory::give_back();
+    Ok(guard::process::run(asked.spawned)?)
+}
+
+fn log_filter() -> tracing_subscriber::EnvFilter {
+    tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"))
 }
 
 /// Explains what would become of a packet, from what the kernel holds now.
@@ -68,11 +104,9 @@ fn answer(asked: &ExplainArguments) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn run_agent(config: Config) -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(filter)
+        .with_env_filter(log_filter())
         .with_writer(std::io::stderr)
         .init();
     memory::give_back();
@@ -154,6 +188,7 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let switchover = Switchover {
         tools: Tools {
             dataplane: dataplane.clone(),
+            guard: Guard::new(THIS_PROGRAM.into()),
             services,
             host: Arc::clone(&host) as _,
             paths: paths.clone(),

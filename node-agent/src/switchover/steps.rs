@@ -15,6 +15,7 @@ use crate::dataplane::Actor;
 use crate::dataplane::actor::RequestError;
 use crate::facts::iptables::{Backend, forwards_by_kube_proxys_leave};
 use crate::facts::{self, Paths};
+use crate::guard::Guard;
 use crate::host::Host;
 use crate::kube::Services;
 use crate::probe::{describe, probe};
@@ -39,6 +40,8 @@ const CLEANUP_PAUSE: Duration = Duration::from_millis(200);
 pub struct Tools {
     /// The data plane.
     pub dataplane: Actor,
+    /// The dead-man's switch.
+    pub guard: Guard,
     /// What the Services mean.
     pub services: Services,
     /// The node.
@@ -200,7 +203,7 @@ impl Tools {
     /// Makes the table active, unless it is so already. A restart may lie between the loading and this: what is woken must be
     /// what the Services mean now.
     async fn flip(&self, job: Job, armed: Armed) -> Position {
-        match self.wake().await {
+        match self.wake(&job, &armed).await {
             Ok(()) => Position::Verifying { job, armed },
             Err(why) => Position::Reverting {
                 job,
@@ -209,10 +212,10 @@ impl Tools {
         }
     }
 
-    async fn wake(&self) -> Result<(), String> {
+    async fn wake(&self, job: &Job, armed: &Armed) -> Result<(), String> {
         let told = |error: RequestError| error.to_string();
         match self.dataplane.state().await.map_err(told)? {
-            TableState::Active => return Ok(()),
+            TableState::Active => return self.guard(job, armed).await,
             TableState::Dormant => {}
             // After a reboot the table is gone: then the old rules are what the node has, and that is where it goes.
             TableState::Absent => return Err("it is gone".to_owned()),
@@ -222,12 +225,13 @@ impl Tools {
         }
         self.dataplane.load().await.map_err(told)?;
         self.dataplane.compare().await.map_err(told)?;
+        self.guard(job, armed).await?;
         self.dataplane.set_dormant(false).await.map_err(told)
     }
 
     async fn verify(&self, job: Job, armed: Armed) -> Position {
         for _ in 0..VERIFY_ROUNDS {
-            if let Err(why) = self.proven(&armed.baseline).await {
+            if let Err(why) = self.guarded_and_proven(&job, &armed).await {
                 return Position::Reverting { job, why };
             }
         }
@@ -235,7 +239,7 @@ impl Tools {
     }
 
     async fn soak(&self, job: Job, armed: Armed) -> Position {
-        match self.proven(&armed.baseline).await {
+        match self.guarded_and_proven(&job, &armed).await {
             Ok(()) => {
                 tokio::time::sleep(SOAK_ROUND).await;
                 Position::Soaking { job, armed }
@@ -245,7 +249,7 @@ impl Tools {
     }
 
     /// The kernel shows the table active, and everything that answered before answers through it.
-    async fn proven(&self, baseline: &[SocketAddr]) -> Result<(), String> {
+    pub(super) async fn proven(&self, baseline: &[SocketAddr]) -> Result<(), String> {
         match self.dataplane.state().await {
             Ok(TableState::Active) => {}
             Ok(_) => return Err("the table is not active any more".to_owned()),
@@ -261,11 +265,16 @@ impl Tools {
 
     /// Removes kube-proxy's rules from both backends, and proves once more that the Services answer. Before that the kernel must
     /// show the table active and whole: it may be gone after a reboot, and then it is made anew.
+    ///
+    /// The ledger says so already; now the guard must not fire any more. An attempt whose guard has fired in between goes on all
+    /// the same: the old rules stand until the table is active again.
     async fn confirm(&self, job: Job, baseline: Vec<SocketAddr>) -> Position {
-        let ready = match self.restore().await {
-            Ok(()) => self.dataplane.compare().await.map_err(|error| error.to_string()),
-            Err(why) => Err(why),
+        let ready = async {
+            self.release(&job).await?;
+            self.restore().await?;
+            self.dataplane.compare().await.map_err(|error| error.to_string())
         };
+        let ready = ready.await;
         if let Err(why) = ready {
             tracing::error!(
                 why,
@@ -297,11 +306,17 @@ impl Tools {
     /// Puts the old rules back in charge. Retried for ever: nothing else may happen before this is done.
     async fn revert(&self, job: Job, why: String) -> Position {
         match self.dataplane.set_dormant(true).await {
-            Ok(()) => Position::Ended {
-                job,
-                end: End::Reverted(why),
-                told: false,
-            },
+            Ok(()) => {
+                if let Err(error) = self.release(&job).await {
+                    // It does no harm to this attempt: the table sleeps. The next one can't begin before it is over.
+                    tracing::warn!(error, "the guard stays armed");
+                }
+                Position::Ended {
+                    job,
+                    end: End::Reverted(why),
+                    told: false,
+                }
+            }
             Err(error) => {
                 tracing::error!(%error, "the table could not be made dormant; trying again");
                 tokio::time::sleep(SOAK_ROUND).await;
