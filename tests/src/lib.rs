@@ -11,6 +11,7 @@
 //! - [`kube_proxy`]: kube-proxy's iptables rules, and those of its neighbours
 //! - [`load`]: what a node's clients do all the time
 //! - [`fault`]: what can be broken on a node
+//! - [`guard`]: the dead-man's switch of a node
 //! - [`process`]: a program of ours as its shipped binary
 //! - [`api`]: the operator's side of the REST API
 //! - [`world`]: all of it together, with a server and an agent on every node
@@ -26,6 +27,7 @@
 pub mod api;
 pub mod backends;
 pub mod fault;
+pub mod guard;
 pub mod kube_proxy;
 pub mod kube_sim;
 pub mod lab;

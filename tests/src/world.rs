@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::api::Api;
 use crate::backends::Backend as Server;
+use crate::guard;
 use crate::kube_proxy::{self, Backend, Family};
 use crate::kube_sim::KubeSim;
 use crate::lab::{CLUSTER_CIDR4, CLUSTER_CIDR6, CONTROL4, Lab, LabSpec};
@@ -283,6 +284,10 @@ impl Drop for World {
         // SIGTERM, so that the server stops its database too.
         self.agents.clear();
         self.server.terminate();
+        // They outlive their agents: that is what they are for.
+        for node in &self.lab.nodes {
+            guard::kill_it(&node.netns);
+        }
     }
 }
 

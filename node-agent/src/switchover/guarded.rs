@@ -12,7 +12,7 @@ impl Tools {
     ///
     /// # Errors
     /// Why it is not, in words. Then the table must not be active.
-    pub async fn guard(&self, job: &Job, armed: &Armed) -> Result<(), String> {
+    pub async fn arm_guard(&self, job: &Job, armed: &Armed) -> Result<(), String> {
         let left = armed.deadline.duration_since(self.clock.now());
         // A clock that was set back makes the wait no longer than it was.
         let within = Duration::from_secs(u64::from(job.confirm_within_seconds));
@@ -32,7 +32,7 @@ impl Tools {
     /// # Errors
     /// Why the node must go back, in words.
     pub async fn guarded_and_proven(&self, job: &Job, armed: &Armed) -> Result<(), String> {
-        self.guard(job, armed).await?;
+        self.arm_guard(job, armed).await?;
         let Err(why) = self.proven(&armed.baseline).await else {
             return Ok(());
         };
@@ -47,7 +47,7 @@ impl Tools {
     ///
     /// # Errors
     /// It may still, and why that is not known, in words.
-    pub async fn release(&self, job: &Job) -> Result<(), String> {
+    pub async fn disarm_guard(&self, job: &Job) -> Result<(), String> {
         let released = self.guard.disarm(attempt(job)).await;
         released.map_err(|error| format!("the dead-man's switch can't be disarmed: {error}"))
     }

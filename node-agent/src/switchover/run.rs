@@ -141,7 +141,7 @@ impl Switchover {
         let mut told = self.session.told.subscribe();
         if position.is_moved() {
             if let Some(job) = position.job()
-                && let Err(why) = self.tools.release(job).await
+                && let Err(why) = self.tools.disarm_guard(job).await
             {
                 // The confirmation's step sees to it, with the old rules still there.
                 tracing::warn!(why, "the node was confirmed, and may be put back all the same");

@@ -215,7 +215,7 @@ impl Tools {
     async fn wake(&self, job: &Job, armed: &Armed) -> Result<(), String> {
         let told = |error: RequestError| error.to_string();
         match self.dataplane.state().await.map_err(told)? {
-            TableState::Active => return self.guard(job, armed).await,
+            TableState::Active => return self.arm_guard(job, armed).await,
             TableState::Dormant => {}
             // After a reboot the table is gone: then the old rules are what the node has, and that is where it goes.
             TableState::Absent => return Err("it is gone".to_owned()),
@@ -225,7 +225,7 @@ impl Tools {
         }
         self.dataplane.load().await.map_err(told)?;
         self.dataplane.compare().await.map_err(told)?;
-        self.guard(job, armed).await?;
+        self.arm_guard(job, armed).await?;
         self.dataplane.set_dormant(false).await.map_err(told)
     }
 
@@ -270,7 +270,7 @@ impl Tools {
     /// the same: the old rules stand until the table is active again.
     async fn confirm(&self, job: Job, baseline: Vec<SocketAddr>) -> Position {
         let ready = async {
-            self.release(&job).await?;
+            self.disarm_guard(&job).await?;
             self.restore().await?;
             self.dataplane.compare().await.map_err(|error| error.to_string())
         };
@@ -307,7 +307,7 @@ impl Tools {
     async fn revert(&self, job: Job, why: String) -> Position {
         match self.dataplane.set_dormant(true).await {
             Ok(()) => {
-                if let Err(error) = self.release(&job).await {
+                if let Err(error) = self.disarm_guard(&job).await {
                     // It does no harm to this attempt: the table sleeps. The next one can't begin before it is over.
                     tracing::warn!(error, "the guard stays armed");
                 }
