@@ -21,7 +21,7 @@ use crate::switchover::run::Rehearsal;
 pub enum Task {
     /// To run as the node's agent.
     Run(Box<Config>),
-    /// To answer a question and end.
+    /// To answer a question and end, or to guard.
     Answer(Question),
 }
 
@@ -53,7 +53,7 @@ impl Task {
     }
 }
 
-/// What a person on the node asks, without a server.
+/// What is asked for or done on this node alone, without a server.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Question {
     /// Says what would become of the first packet of a connection on this node, and why.
@@ -64,6 +64,8 @@ pub enum Question {
     Rollback(RollbackArguments),
     /// Says where this node is.
     Status(StatusArguments),
+    /// The dead-man's switch: puts the table to sleep when the agent does not disarm it in time. It is armed by the agent.
+    Guard(GuardArguments),
 }
 
 /// How to move the node.
@@ -113,6 +115,22 @@ pub struct StatusArguments {
     /// Says it as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// To be a guard, or to ask the one that listens.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct GuardArguments {
+    /// Says the state of the guard that listens in this network namespace, as JSON.
+    #[arg(long)]
+    pub query: bool,
+
+    /// Disarms it for this attempt, as --query names it.
+    #[arg(long, value_name = "ID", conflicts_with = "query")]
+    pub disarm: Option<String>,
+
+    /// As the agent starts it: it ends when there is nothing to guard.
+    #[arg(long, hide = true, conflicts_with_all = ["query", "disarm"])]
+    pub spawned: bool,
 }
 
 /// The first packet of which connection.
@@ -418,6 +436,22 @@ mod tests {
         assert_eq!((packet.from, packet.device.as_deref()), (asked.from, Some("eth0")));
         let asked = question("explain fd00::1 sctp 1").unwrap();
         assert_eq!((asked.from, asked.device, asked.json), (None, None, false));
+    }
+
+    #[test]
+    fn a_guard_is_run_or_asked() {
+        let guard = |arguments: &str| match task(&format!("guard {arguments}"))? {
+            Task::Answer(Question::Guard(guard)) => Ok(guard),
+            other => Err(format!("{other:?}")),
+        };
+        let run = guard("").unwrap();
+        assert_eq!((run.query, run.spawned, run.disarm), (false, false, None));
+        assert!(guard("--spawned").unwrap().spawned);
+        assert_eq!(guard("--disarm a/1").unwrap().disarm.as_deref(), Some("a/1"));
+        for mixed in ["--query --disarm a/1", "--query --spawned", "--disarm a/1 --spawned"] {
+            let error = guard(mixed).unwrap_err();
+            assert!(error.contains("cannot be used with"), "{error}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! - [`control`]: the conversation with the server
 //! - [`kube`]: what the Services of the cluster mean
 //! - [`dataplane`]: the table in the kernel
+//! - [`guard`]: the dead-man's switch, a process of its own
 //! - [`local`]: what a person on the node asks
 //! - [`switchover`]: the node's move, and the way back
 //! - [`node_addresses`]: the node's own addresses
@@ -19,6 +20,7 @@ pub mod control;
 pub mod dataplane;
 pub mod disk;
 pub mod facts;
+pub mod guard;
 pub mod health;
 pub mod host;
 pub mod kube;

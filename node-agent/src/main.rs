@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use nftfleet_agent::clock::Clock;
-use nftfleet_agent::config::{Config, ExplainArguments, Question, Task};
+use nftfleet_agent::config::{Config, ExplainArguments, GuardArguments, Question, Task};
 use nftfleet_agent::control::Client;
 use nftfleet_agent::control::session::{Identity, Link, Session};
 use nftfleet_agent::dataplane::actor::Surroundings;
@@ -19,6 +19,9 @@ use nftfleet_agent::dataplane::netlink::wait_for_packets;
 use nftfleet_agent::dataplane::{Actor, Dataplane, LayoutSettings, Listener, Netlink, flows};
 use nftfleet_agent::disk;
 use nftfleet_agent::facts::Paths;
+use nftfleet_agent::guard::client::Client as GuardClient;
+use nftfleet_agent::guard::lines::Lines;
+use nftfleet_agent::guard::{self, Guard};
 use nftfleet_agent::health::{self, HealthInput};
 use nftfleet_agent::host::{Host, ThisHost};
 use nftfleet_agent::kube::kube_proxy::KubeProxy;
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
 fn answer(question: &Question) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match question {
         Question::Explain(asked) => explain_packet(asked).map(|()| ExitCode::SUCCESS),
+        Question::Guard(asked) => be_or_ask_guard(asked).map(|()| ExitCode::SUCCESS),
         Question::Status(asked) => {
             let (status, by_agent) = ask::look(&asked.state_dir)?;
             if asked.json {
@@ -116,6 +120,33 @@ fn tell_until_rest(
     })
 }
 
+/// The program that runs here, also when its file was replaced or removed meanwhile.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// Guards, or asks the guard of this network namespace. Without a runtime: a guard is one thread.
+fn be_or_ask_guard(asked: &GuardArguments) -> Result<(), Box<dyn std::error::Error>> {
+    let client = GuardClient::new(THIS_PROGRAM.into());
+    if let Some(attempt) = &asked.disarm {
+        return Ok(client.disarm(attempt)?);
+    }
+    if asked.query {
+        let state = client.query()?.ok_or("no guard listens in this network namespace")?;
+        let text = serde_json::to_string(&state)? + "\n";
+        return Ok(std::io::stdout().write_all(text.as_bytes())?);
+    }
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_env_filter(log_filter())
+        .with_writer(|| Lines)
+        .init();
+    memory::give_back();
+    Ok(guard::process::run(asked.spawned)?)
+}
+
+fn log_filter() -> tracing_subscriber::EnvFilter {
+    tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"))
+}
+
 /// Explains what would become of a packet, from what the kernel holds now.
 fn explain_packet(asked: &ExplainArguments) -> Result<(), Box<dyn std::error::Error>> {
     let packet = asked.packet()?;
@@ -131,11 +162,9 @@ fn explain_packet(asked: &ExplainArguments) -> Result<(), Box<dyn std::error::Er
 }
 
 fn run_agent(config: Config) -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(filter)
+        .with_env_filter(log_filter())
         .with_writer(std::io::stderr)
         .init();
     memory::give_back();
@@ -198,6 +227,7 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let switchover = Switchover {
         tools: Tools {
             dataplane: dataplane.clone(),
+            guard: Guard::new(THIS_PROGRAM.into()),
             services,
             host: Arc::clone(&host),
             paths: paths.clone(),

@@ -12,6 +12,7 @@
 //! - [`rulesets`]: all that a node's packet filters hold, as text
 //! - [`load`]: what a node's clients do all the time
 //! - [`fault`]: what can be broken on a node
+//! - [`guard`]: the dead-man's switch of a node
 //! - [`process`]: a program of ours as its shipped binary
 //! - [`small_disk`]: a file system that can be filled up
 //! - [`standalone`]: nodes with a living kube-proxy and an agent, without a server
@@ -31,6 +32,7 @@ pub mod api;
 pub mod backends;
 pub mod cluster;
 pub mod fault;
+pub mod guard;
 pub mod kube_proxy;
 pub mod kube_sim;
 pub mod lab;

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::api::Api;
 use crate::backends::Backend as Server;
 use crate::cluster::{Cluster, Folder, register_nodes};
+use crate::guard;
 use crate::kube_proxy::{self, Backend, Family, KubeProxy, Mode};
 use crate::kube_sim::KubeSim;
 use crate::lab::{CONTROL4, Lab};
@@ -273,6 +274,10 @@ impl Drop for World {
         // SIGTERM, so that the server stops its database too.
         self.agents.clear();
         self.server.terminate();
+        // They outlive their agents: that is what they are for.
+        for node in &self.lab.nodes {
+            guard::kill_it(&node.netns);
+        }
     }
 }
 

@@ -6,10 +6,12 @@
 //! - [`snapshot`]: a copy of the old rules
 //! - [`old_rules`]: whether kube-proxy's rules are whole and of now
 //! - [`cleanup`]: what of the iptables rules is kube-proxy's to remove, and its removal
+//! - [`guarded`]: the dead-man's switch of another process, armed and disarmed
 //! - [`run`]: the loop around them
 
 pub mod cleanup;
 pub mod decide;
+pub mod guarded;
 pub mod old_rules;
 pub mod position;
 pub mod run;

@@ -110,7 +110,7 @@ impl std::str::FromStr for Rehearsal {
     }
 }
 
-/// The dead-man's switch on two clocks: the wall clock, which survives a restart, and one that nobody can set back.
+/// The second line of the dead-man's switch, should the guard fail: on two clocks, the wall clock, which survives a restart, and one that nobody can set back.
 #[derive(Debug, Default)]
 struct DeadMan {
     /// The deadline on the wall clock, and when it was or will be by the other.
@@ -194,6 +194,12 @@ impl Switchover {
         let mut told = self.link.told.subscribe();
         let mut orders = self.order.subscribe();
         if position.is_moved() {
+            if let Some(job) = position.job()
+                && let Err(why) = self.tools.disarm_guard(job).await
+            {
+                // The confirmation's step sees to it, with the old rules still there.
+                tracing::warn!(why, "the node was confirmed, and may be put back all the same");
+            }
             self.restore().await;
         }
         let mut is_proven = false;

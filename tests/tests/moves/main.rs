@@ -3,6 +3,8 @@
 mod crash;
 mod database;
 mod foreign;
+mod guard;
+mod guard_alone;
 mod ledger;
 mod reboot;
 mod rollout;

@@ -72,6 +72,10 @@ impl Tools {
             tokio::time::sleep(ROUND).await;
             return again(job, why);
         }
+        if let Err(error) = self.disarm_guard(&job).await {
+            // It does no harm to this attempt: the table sleeps. The next one can't begin before it is over.
+            tracing::warn!(error, "the guard stays armed");
+        }
         if let (Some(kube_proxy), true) = (&self.kube_proxy, let_in)
             && let Err(error) = kube_proxy.let_in().await
         {

@@ -76,16 +76,16 @@ impl Tools {
     /// Makes the table active, unless it is so already. A restart may lie between the loading and this: what is woken must be
     /// what the Services mean now.
     pub(super) async fn flip(&self, job: Job, armed: Armed) -> Position {
-        match self.wake().await {
+        match self.wake(&job, &armed).await {
             Ok(()) => Position::Verifying { job, armed },
             Err(why) => reverting(job, format!("the table could not be made active: {why}")),
         }
     }
 
-    async fn wake(&self) -> Result<(), String> {
+    async fn wake(&self, job: &Job, armed: &Armed) -> Result<(), String> {
         let told = |error: RequestError| error.to_string();
         match self.dataplane.state().await.map_err(told)? {
-            TableState::Active => return Ok(()),
+            TableState::Active => return self.arm_guard(job, armed).await,
             TableState::Dormant => {}
             // After a reboot the table is gone: then the old rules are what the node has, and that is where it goes.
             TableState::Absent => return Err("it is gone".to_owned()),
@@ -95,6 +95,7 @@ impl Tools {
         }
         self.dataplane.load().await.map_err(told)?;
         self.dataplane.compare().await.map_err(told)?;
+        self.arm_guard(job, armed).await?;
         self.dataplane.set_dormant(false).await.map_err(told)
     }
 }

@@ -12,7 +12,17 @@ const LEAVES_WITHIN: SignedDuration = SignedDuration::from_secs(180);
 
 impl Tools {
     /// Sends kube-proxy away, and looks whether it has gone. Our table has been confirmed, and answers meanwhile.
+    ///
+    /// The ledger says so already; now the guard must not fire any more. An attempt whose guard has fired in between goes on all
+    /// the same: the old rules stand until the table is active again.
     pub(super) async fn park(&self, job: Job, baseline: Vec<Answered>, until: Option<Timestamp>) -> Position {
+        if until.is_none()
+            && let Err(why) = self.disarm_guard(&job).await
+        {
+            self.wait_for(Some(format!("the dead-man's switch to be disarmed: {why}")));
+            tokio::time::sleep(ROUND).await;
+            return Position::Parking { job, baseline, until };
+        }
         let Some(kube_proxy) = &self.kube_proxy else {
             return Position::Confirming { job, baseline };
         };
@@ -91,11 +101,12 @@ impl Tools {
     /// Removes kube-proxy's rules, and proves once more that the Services answer. Before that the kernel must show the table
     /// active and whole: it may be gone after a reboot, and then it is made anew.
     pub(super) async fn confirm(&self, job: Job, baseline: Vec<Answered>) -> Position {
-        let ready = match self.restore().await {
-            Ok(()) => self.dataplane.compare().await.map_err(|error| error.to_string()),
-            Err(why) => Err(why),
+        let ready = async {
+            self.disarm_guard(&job).await?;
+            self.restore().await?;
+            self.dataplane.compare().await.map_err(|error| error.to_string())
         };
-        if let Err(why) = ready {
+        if let Err(why) = ready.await {
             tracing::error!(
                 why,
                 "the table is not as it must be; kube-proxy's rules stay until it is"

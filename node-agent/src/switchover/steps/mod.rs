@@ -20,6 +20,7 @@ use super::position::{End, Job, Position};
 use crate::clock::Clock;
 use crate::dataplane::Actor;
 use crate::facts::Paths;
+use crate::guard::Guard;
 use crate::host::Host;
 use crate::kube::Services;
 use crate::kube::kube_proxy::KubeProxy;
@@ -35,6 +36,8 @@ const SERVICES_WITHIN: Duration = Duration::from_secs(30);
 pub struct Tools {
     /// The data plane.
     pub dataplane: Actor,
+    /// The dead-man's switch.
+    pub guard: Guard,
     /// What the Services mean.
     pub services: Services,
     /// The node.

@@ -15,7 +15,7 @@ const VERIFY_ROUNDS: usize = 3;
 impl Tools {
     pub(super) async fn verify(&self, job: Job, armed: Armed) -> Position {
         for _ in 0..VERIFY_ROUNDS {
-            if let Err(why) = self.proven(&armed.baseline).await {
+            if let Err(why) = self.guarded_and_proven(&job, &armed).await {
                 return reverting(job, why);
             }
         }
@@ -23,7 +23,7 @@ impl Tools {
     }
 
     pub(super) async fn soak(&self, job: Job, armed: Armed) -> Position {
-        match self.proven(&armed.baseline).await {
+        match self.guarded_and_proven(&job, &armed).await {
             Ok(()) => {
                 tokio::time::sleep(ROUND).await;
                 Position::Soaking { job, armed }
@@ -33,7 +33,7 @@ impl Tools {
     }
 
     /// The kernel shows the table active, everything that answered before answers through it, and about as fast.
-    pub(super) async fn proven(&self, baseline: &[Answered]) -> Result<(), String> {
+    pub(in crate::switchover) async fn proven(&self, baseline: &[Answered]) -> Result<(), String> {
         match self.dataplane.state().await {
             Ok(TableState::Active) => {}
             Ok(_) => return Err("the table is not active any more".to_owned()),
