@@ -260,9 +260,10 @@ pub struct Config {
     #[arg(long, default_value = "/etc/cni/net.d")]
     pub cni_dir: PathBuf,
 
-    /// Rehearses a crash: the agent kills itself at POSITION:before or POSITION:after of its ledger. For drills only.
-    #[arg(long, env = "NFTFLEET_REHEARSE_CRASH", hide = true)]
-    pub rehearse_crash: Option<Rehearsal>,
+    /// For drills: the agent kills itself at POSITION:before or POSITION:after of its ledger, or stays at POSITION:hold until a
+    /// person asks to go back.
+    #[arg(long, env = "NFTFLEET_REHEARSE", hide = true)]
+    pub rehearse: Option<Rehearsal>,
 }
 
 /// How a pod of this node is told from others.

@@ -245,7 +245,7 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
         order,
         known: publish_known,
         ledger,
-        rehearsal: config.rehearse_crash,
+        rehearsal: config.rehearse,
     };
     let session = match config.server {
         None => None,

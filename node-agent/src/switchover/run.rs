@@ -83,30 +83,45 @@ pub fn read_ledger(file: &Path) -> Result<Position, LedgerError> {
     }
 }
 
-/// A rehearsal of a crash: the agent kills itself with SIGKILL at one point of the move, as a power cut would.
+/// A drill at one point of the move.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rehearsal {
     /// The position at whose step it happens, by its name in the ledger.
     pub position: String,
-    /// Whether it happens after the step's effects, before the ledger knows of them; else before the step.
-    pub after_step: bool,
+    /// What happens there.
+    pub drill: Drill,
+}
+
+/// What is rehearsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drill {
+    /// The agent kills itself with SIGKILL before the step, as a power cut would.
+    CrashBefore,
+    /// The same after the step's effects, before the ledger knows of them.
+    CrashAfter,
+    /// The agent does not take the step until a person asks to go back.
+    Hold,
 }
 
 impl std::str::FromStr for Rehearsal {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            Some((position, "before")) => Ok(Self {
-                position: position.to_owned(),
-                after_step: false,
-            }),
-            Some((position, "after")) => Ok(Self {
-                position: position.to_owned(),
-                after_step: true,
-            }),
-            _ => Err(format!("{text:?} is not POSITION:before or POSITION:after")),
-        }
+        let (position, drill) = text.split_once(':').unwrap_or((text, ""));
+        let drill = match drill {
+            "before" => Drill::CrashBefore,
+            "after" => Drill::CrashAfter,
+            "hold" => Drill::Hold,
+            _ => {
+                return Err(format!(
+                    "{text:?} is not POSITION:before, POSITION:after or POSITION:hold"
+                ));
+            }
+        };
+        Ok(Self {
+            position: position.to_owned(),
+            drill,
+        })
     }
 }
 
@@ -149,7 +164,7 @@ pub struct Switchover {
     pub known: watch::Sender<Known>,
     /// The ledger's file.
     pub ledger: PathBuf,
-    /// A crash to rehearse.
+    /// A drill.
     pub rehearsal: Option<Rehearsal>,
 }
 
@@ -241,13 +256,17 @@ impl Switchover {
                     self.take_order(&position, order.as_ref());
                 }
                 Next::Step => {
-                    self.rehearse(&position, false);
+                    if self.is_rehearsed(&position, Drill::Hold) {
+                        called_back(&mut orders).await;
+                        continue;
+                    }
+                    self.rehearse(&position, Drill::CrashBefore);
                     let next = tokio::select! {
                         next = self.tools.step(position.clone()) => next,
                         // Most steps wait somewhere, and each may be repeated: a person need not wait with them.
                         () = called_back(&mut orders), if position.is_interruptible() => continue,
                     };
-                    self.rehearse(&position, true);
+                    self.rehearse(&position, Drill::CrashAfter);
                     if next == position {
                         is_proven = matches!(position, Position::Soaking { .. });
                     } else {
@@ -391,12 +410,14 @@ impl Switchover {
             });
     }
 
-    fn rehearse(&self, position: &Position, after_step: bool) {
-        if let Some(rehearsal) = &self.rehearsal
-            && rehearsal.position == position.name()
-            && rehearsal.after_step == after_step
-        {
-            tracing::warn!(position = position.name(), after_step, "the rehearsed crash");
+    fn is_rehearsed(&self, position: &Position, drill: Drill) -> bool {
+        let fits = |rehearsal: &Rehearsal| rehearsal.position == position.name() && rehearsal.drill == drill;
+        self.rehearsal.as_ref().is_some_and(fits)
+    }
+
+    fn rehearse(&self, position: &Position, drill: Drill) {
+        if self.is_rehearsed(position, drill) {
+            tracing::warn!(position = position.name(), ?drill, "the rehearsed crash");
             // If the signal can't be sent the rehearsal is void, and its observer sees a living process.
             let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
         }

@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_mins(1);
 fn agents_killed_at(points: &[&str], end: &str, break_probe: bool) {
     let mut world = World::new(&vec![NODE; points.len()]);
     for (number, point) in (1..).zip(points) {
-        let mut environment = vec![("NFTFLEET_REHEARSE_CRASH", *point)];
+        let mut environment = vec![("NFTFLEET_REHEARSE", *point)];
         if break_probe {
             fault::drop_marked(&world.lab.node(number).netns, NODE.backend);
             environment.push(("NFTFLEET_MASQUERADE_BIT", fault::CLASHING_BIT));

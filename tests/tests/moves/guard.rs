@@ -42,7 +42,7 @@ fn state(world: &World, number: usize) -> Value {
 fn agents_that_stay_dead(points: &[(&str, &str)]) {
     let mut world = World::new(&vec![NODE; points.len()]);
     for (number, (point, _)) in (1..).zip(points) {
-        world.start_agent(number, &[("NFTFLEET_REHEARSE_CRASH", *point)]);
+        world.start_agent(number, &[("NFTFLEET_REHEARSE", *point)]);
     }
     for number in 1..=points.len() {
         world.wait_until_reported(number);
@@ -95,8 +95,8 @@ fn a_node_whose_agent_dies_in_the_soak_and_stays_dead_goes_back() {
 #[test]
 fn a_node_whose_agent_dies_before_the_flip_or_after_the_clean_up_has_nothing_to_fear() {
     let mut world = World::new(&[NODE, NODE]);
-    world.start_agent(1, &[("NFTFLEET_REHEARSE_CRASH", "flipping:before")]);
-    world.start_agent(2, &[("NFTFLEET_REHEARSE_CRASH", "confirming:after")]);
+    world.start_agent(1, &[("NFTFLEET_REHEARSE", "flipping:before")]);
+    world.start_agent(2, &[("NFTFLEET_REHEARSE", "confirming:after")]);
     for number in 1..=2 {
         world.wait_until_reported(number);
     }

@@ -44,7 +44,7 @@ fn a_moved_node_answers_again_after_a_reboot_even_without_the_server() {
 #[test]
 fn a_node_that_reboots_before_its_confirmation_goes_back() {
     let mut world = World::new(&[NODE]);
-    world.start_agent(1, &[("NFTFLEET_REHEARSE_CRASH", "soaking:before")]);
+    world.start_agent(1, &[("NFTFLEET_REHEARSE", "soaking:before")]);
     world.wait_until_reported(1);
     let started = world.start_rollout(&rollout(&[]));
     world.agent(1).wait_until_ended(LIMIT);

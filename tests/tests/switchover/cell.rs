@@ -1,0 +1,328 @@
+//! One cell of the matrix: a node, a load, a move, and what became of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use nftfleet_tests::kube_proxy::{Family, Mode};
+use nftfleet_tests::load::LoadFromEverywhere;
+use nftfleet_tests::manifests::SERVICE_PROXY;
+use nftfleet_tests::rulesets::without_table;
+use nftfleet_tests::standalone::{NodeStart, Standalone};
+use nftfleet_tests::wait;
+
+use crate::report::{Counted, Passed};
+use crate::situation::Situation;
+
+/// Far above what any step takes on a busy machine, and above the dead-man's switch.
+const LIMIT: Duration = Duration::from_mins(3);
+
+/// New connections a second, from each of three places in each family.
+const RATE: u32 = 20;
+
+/// The seconds for which a probe must pass.
+const HOLD: &str = "1";
+
+/// Which rules must serve the node in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Ours alone: nothing of kube-proxy's is left, and everything of others.
+    Ours,
+    /// kube-proxy's; our table sleeps or is gone.
+    Theirs,
+}
+
+/// A node under way.
+struct Cell {
+    world: Standalone,
+    loads: BTreeMap<Family, LoadFromEverywhere>,
+}
+
+/// Runs the cell; panics with what was not as it must be.
+pub fn run(mode: Mode, situation: Situation) -> Passed {
+    let world = Standalone::new(&[NodeStart { mode, ipv6: true }]);
+    let node = world.node(1);
+    let load = |family: Family| (family, LoadFromEverywhere::start_in(node, &[family], RATE));
+    let loads = Family::BOTH.into_iter().map(load).collect();
+    let mut cell = Cell { world, loads };
+    let end = cell.live_through(situation);
+    cell.must_be(end);
+    // What goes wrong late must be seen too.
+    for load in cell.loads.values() {
+        load.wait_for_more(20);
+    }
+    let counted = cell
+        .loads
+        .into_iter()
+        .map(|(family, load)| (family, count(load, &situation.name())));
+    Passed {
+        counted: counted.collect(),
+        state: match end {
+            End::Ours => "nftfleet",
+            End::Theirs => "kube-proxy",
+        },
+    }
+}
+
+fn count(load: LoadFromEverywhere, name: &str) -> Counted {
+    let mut counted = Counted::default();
+    for (place, outcome) in load.stop() {
+        let (made, failed) = outcome.totals();
+        outcome.assert_no_loss(&format!("{name}, from the {place}"));
+        counted.made += made;
+        counted.failed += failed;
+        counted.held += outcome.held.len();
+        counted.lost += outcome.held.iter().filter(|held| !held.alive).count();
+    }
+    counted
+}
+
+impl Cell {
+    fn start_agent(&mut self, environment: &[(&str, &str)], more: &[&str]) {
+        let mut arguments = self.world.agent_arguments(1);
+        let (key, value) = SERVICE_PROXY;
+        arguments.extend(["--kube-proxy-label".to_owned(), format!("{key}={value}")]);
+        arguments.extend(["--stand-by-seconds", "1"].map(str::to_owned));
+        arguments.extend(more.iter().map(|text| (*text).to_owned()));
+        self.world.start_agent_with(1, &arguments, environment);
+        self.wait_for_agent();
+    }
+
+    /// Until it can be spoken to.
+    fn wait_for_agent(&self) {
+        let socket = self.world.state_folder(1).join("agent.sock");
+        wait::until_blocking("the agent's socket", LIMIT, || {
+            std::os::unix::net::UnixStream::connect(&socket).is_ok().then_some(())
+        });
+    }
+
+    /// A person's `switch`; gives whether it ended as wanted.
+    fn switch(&self, more: &[&str]) -> bool {
+        let probe = [
+            "--probe",
+            "default/kubernetes:443",
+            "--probe",
+            "shop/web:80",
+            "--hold-seconds",
+            HOLD,
+        ];
+        let ran = self
+            .world
+            .command_on_state(1, "switch", &[&probe, more].concat(), LIMIT);
+        eprintln!("switch {more:?}: {:?}\n{}{}", ran.code, ran.stdout, ran.stderr);
+        ran.code == Some(0)
+    }
+
+    fn rollback(&self, more: &[&str]) -> bool {
+        let ran = self.world.command_on_state(1, "rollback", more, LIMIT);
+        eprintln!("rollback {more:?}: {:?}\n{}{}", ran.code, ran.stdout, ran.stderr);
+        ran.code == Some(0)
+    }
+
+    fn begin(&self) {
+        assert!(self.switch(&["--no-wait"]), "the order was taken");
+    }
+
+    fn wait_for(&self, position: &str) {
+        self.world.wait_for_position(1, &[position], LIMIT);
+    }
+
+    fn live_through(&mut self, situation: Situation) -> End {
+        match situation {
+            Situation::Complete => {
+                self.start_agent(&[], &[]);
+                assert!(self.switch(&[]));
+                End::Ours
+            }
+            Situation::RollbackAt(step) => {
+                let drill = format!("{step}:hold");
+                self.start_agent(&[("NFTFLEET_REHEARSE", &drill)], &[]);
+                self.begin();
+                self.wait_for(step);
+                assert!(self.rollback(&[]));
+                End::Theirs
+            }
+            Situation::RollbackAloneAt(step) => {
+                let drill = format!("{step}:after");
+                self.start_agent(&[("NFTFLEET_REHEARSE", &drill)], &[]);
+                self.begin();
+                self.world.agent(1).wait_until_ended(LIMIT);
+                assert!(self.rollback(&[]));
+                assert_eq!(self.world.ledger(1).as_deref(), Some("ended"));
+                // An agent that comes later leaves it so.
+                self.start_agent(&[], &[]);
+                End::Theirs
+            }
+            Situation::RollbackWhenMoved => {
+                self.start_agent(&[], &[]);
+                assert!(self.switch(&[]));
+                assert!(self.rollback(&[]));
+                End::Theirs
+            }
+            Situation::RollbackAtOnce => {
+                self.start_agent(&[], &[]);
+                // kube-proxy's rules are there still: what --now must not wait for is its return.
+                self.world.kube_proxy(1).stuck(true);
+                self.begin();
+                self.wait_for("parking");
+                self.world.kube_proxy(1).stuck(false);
+                assert!(self.rollback(&["--now"]));
+                End::Theirs
+            }
+            Situation::KilledAt(step, point) => {
+                let drill = format!("{step}:{point}");
+                self.start_agent(&[("NFTFLEET_REHEARSE", &drill)], &[]);
+                self.begin();
+                self.world.agent(1).wait_until_ended(LIMIT);
+                self.start_agent(&[], &[]);
+                self.wait_for("moved");
+                End::Ours
+            }
+            Situation::KilledOnTheWayBack(step, point) => {
+                let drill = format!("{step}:{point}");
+                self.start_agent(&[("NFTFLEET_REHEARSE", &drill)], &[]);
+                assert!(self.switch(&[]));
+                assert!(self.rollback(&["--no-wait"]));
+                self.world.agent(1).wait_until_ended(LIMIT);
+                self.start_agent(&[], &[]);
+                self.wait_for("ended");
+                End::Theirs
+            }
+            Situation::KilledForGood => {
+                self.start_agent(&[("NFTFLEET_REHEARSE", "soaking:before")], &[]);
+                self.begin();
+                self.world.agent(1).wait_until_ended(LIMIT);
+                assert!(self.is_active(), "the agent died after the flip");
+                wait::until_blocking("the guard to put the table to sleep", LIMIT, || {
+                    (!self.is_active()).then_some(())
+                });
+                End::Theirs
+            }
+            Situation::ServerGone => {
+                self.start_agent(&[], &["--server", "http://192.168.50.250:9"]);
+                assert!(self.switch(&[]));
+                End::Ours
+            }
+            Situation::ApiGone => {
+                self.start_agent(&[], &[]);
+                self.begin();
+                self.wait_for("soaking");
+                self.world.refuse_api(true);
+                self.wait_for("parking");
+                for load in self.loads.values() {
+                    load.wait_for_more(20);
+                }
+                assert_eq!(self.world.ledger(1).as_deref(), Some("parking"));
+                self.world.refuse_api(false);
+                self.wait_for("moved");
+                End::Ours
+            }
+            Situation::DiskFull => {
+                self.start_agent(&[], &[]);
+                self.world.disk(1).fill();
+                assert!(!self.switch(&[]));
+                self.world.disk(1).free();
+                End::Theirs
+            }
+            Situation::DiskFullInTheSoak => {
+                self.start_agent(&[], &[]);
+                self.begin();
+                self.wait_for("soaking");
+                self.world.disk(1).fill();
+                for load in self.loads.values() {
+                    load.wait_for_more(40);
+                }
+                assert_eq!(
+                    self.world.ledger(1).as_deref(),
+                    Some("soaking"),
+                    "no old rule goes unkept"
+                );
+                self.world.disk(1).free();
+                self.wait_for("moved");
+                End::Ours
+            }
+            Situation::ProbeFailing => {
+                let environment = self.world.break_probe(1);
+                self.start_agent(&environment, &[]);
+                assert!(!self.switch(&[]));
+                End::Theirs
+            }
+            Situation::TableDeleted => {
+                self.start_agent(&[], &[]);
+                self.begin_and_stay();
+                self.world.delete_table(1);
+                self.wait_for("ended");
+                End::Theirs
+            }
+            Situation::TableFlushed => {
+                self.start_agent(&[], &[]);
+                self.begin_and_stay();
+                self.world.flush_table(1);
+                for load in self.loads.values() {
+                    load.wait_for_more(40);
+                }
+                self.wait_for("moved");
+                End::Ours
+            }
+            Situation::KubeProxyStays => {
+                self.world.kube_proxy(1).stuck(true);
+                self.start_agent(&[], &[]);
+                self.begin();
+                self.wait_for("parking");
+                for load in self.loads.values() {
+                    load.wait_for_more(40);
+                }
+                assert_eq!(
+                    self.world.ledger(1).as_deref(),
+                    Some("parking"),
+                    "no rule of a kube-proxy that runs goes"
+                );
+                assert!(self.rollback(&[]));
+                End::Theirs
+            }
+        }
+    }
+
+    /// Begins a move whose soak lasts some seconds.
+    fn begin_and_stay(&self) {
+        let probe = ["--probe", "shop/web:80", "--hold-seconds", "6", "--no-wait"];
+        let ran = self.world.command_on_state(1, "switch", &probe, LIMIT);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        self.wait_for("soaking");
+    }
+
+    fn is_active(&self) -> bool {
+        let tables = self.world.node(1).netns.pipe("nft", &["list", "tables", "inet"], "");
+        let listed = |flags: &str| {
+            let table = self
+                .world
+                .node(1)
+                .netns
+                .pipe("nft", &["list", "table", "inet", "nftfleet"], "");
+            table.contains(flags)
+        };
+        tables.contains("nftfleet") && !listed("flags dormant")
+    }
+
+    /// What the kernel, kube-proxy and the ledger must be like in the end.
+    fn must_be(&self, end: End) {
+        let kube_proxy = self.world.kube_proxy(1);
+        match end {
+            End::Ours => {
+                assert_eq!(self.world.ledger(1).as_deref(), Some("moved"));
+                assert!(self.is_active());
+                assert!(!kube_proxy.is_running());
+                let left = without_table(&self.world.rulesets(1), "inet nftfleet");
+                assert_eq!(
+                    left,
+                    self.world.rules_of_others(1),
+                    "rules of others, and nothing of kube-proxy's"
+                );
+            }
+            End::Theirs => {
+                assert!(!self.is_active());
+                kube_proxy.wait_until_running();
+                kube_proxy.wait_until_in_sync();
+            }
+        }
+    }
+}
