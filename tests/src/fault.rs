@@ -1,5 +1,7 @@
 //! Faults that a lab can put into a node.
 
+use std::net::Ipv4Addr;
+
 use crate::kube_proxy::Backend;
 use crate::netns::Netns;
 
@@ -11,6 +13,11 @@ pub const CLASHING_BIT: &str = "15";
 /// to Services once its table is active, and its probe finds out. Through kube-proxy's rules, and for connections that the
 /// node only forwards, nothing changes. kubelet's chains must be installed in this backend.
 pub fn drop_marked(node: &Netns, backend: Backend) {
+    drop_marked_to(node, backend, None);
+}
+
+/// The same for connections to this address alone.
+pub fn drop_marked_to(node: &Netns, backend: Backend, address: Option<Ipv4Addr>) {
     let program = match backend {
         Backend::Legacy => "iptables-legacy",
         Backend::Nft => "iptables-nft",
@@ -30,5 +37,13 @@ pub fn drop_marked(node: &Netns, backend: Backend) {
         "-j",
         "DROP",
     ];
+    let address = address.map(|address| address.to_string());
+    let to = address.iter().flat_map(|to| ["-m", "conntrack", "--ctorigdst", to]);
+    let rule: Vec<&str> = rule[..2]
+        .iter()
+        .copied()
+        .chain(to)
+        .chain(rule[2..].iter().copied())
+        .collect();
     node.pipe(program, &rule, "");
 }

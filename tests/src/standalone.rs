@@ -2,6 +2,7 @@
 //! each of them, and the shipped agent runs on it.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -205,11 +206,11 @@ impl Standalone {
         self.node(number).netns.pipe("nft", &["-f", "-"], script);
     }
 
-    /// Makes every probe of a node's own connections fail once our table is active, by [`fault::drop_marked`]. Gives what must
-    /// be in the environment of its agent.
-    pub fn break_probe(&self, number: usize) -> [(&'static str, &'static str); 1] {
+    /// Makes the node's own connections to an address fail once our table is active, by [`fault::drop_marked_to`]. Gives what
+    /// must be in the environment of its agent.
+    pub fn break_probe(&self, number: usize, address: Ipv4Addr) -> [(&'static str, &'static str); 1] {
         let backend = self.starts[number - 1].mode.neighbours()[0];
-        fault::drop_marked(&self.node(number).netns, backend);
+        fault::drop_marked_to(&self.node(number).netns, backend, Some(address));
         [("NFTFLEET_MASQUERADE_BIT", fault::CLASHING_BIT)]
     }
 

@@ -102,13 +102,15 @@ async fn converse(stream: UnixStream, desk: &Desk) -> io::Result<()> {
 }
 
 async fn answer(question: Question, desk: &Desk) -> Answer {
+    // In this order: an order that is taken is forgotten only after the position that it led to is published.
+    let is_ordered = desk.order.borrow().is_some();
     let known = desk.known.borrow().clone();
     let order = match question {
         Question::Status => {
             let table = desk.dataplane.state().await.ok();
             let status = status(&known);
             // An order that is not taken yet is under way for who gave it.
-            let at_rest = status.at_rest && desk.order.borrow().is_none();
+            let at_rest = status.at_rest && !is_ordered;
             return Answer::Status(Status {
                 table,
                 at_rest,

@@ -57,7 +57,7 @@ fn kube_proxys_rules_are_all_that_differs_from_before() {
         remove_nftables(netns, &Family::BOTH);
         assert_eq!(world.rulesets(number), before, "{start:?}");
 
-        world.break_probe(number);
+        world.break_probe(number, [10, 96, 10, 1].into());
         assert!(
             world.rulesets(number).contains("--mark 0x8000/0x8000 -j DROP"),
             "{start:?}"

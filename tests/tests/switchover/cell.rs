@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nftfleet_tests::kube_proxy::{Family, Mode};
 use nftfleet_tests::load::LoadFromEverywhere;
-use nftfleet_tests::manifests::SERVICE_PROXY;
+use nftfleet_tests::manifests::{AddressType, Readiness, SERVICE_PROXY, endpoint_slice, service};
 use nftfleet_tests::rulesets::without_table;
 use nftfleet_tests::standalone::{NodeStart, Standalone};
 use nftfleet_tests::wait;
@@ -128,158 +128,203 @@ impl Cell {
 
     fn live_through(&mut self, situation: Situation) -> End {
         match situation {
-            Situation::Complete => {
-                self.start_agent(&[], &[]);
-                assert!(self.switch(&[]));
-                End::Ours
-            }
-            Situation::RollbackAt(step) => {
-                let drill = format!("{step}:hold");
-                self.start_agent(&[("NFTFLEET_REHEARSE", &drill)], &[]);
-                self.begin();
-                self.wait_for(step);
-                assert!(self.rollback(&[]));
-                End::Theirs
-            }
-            Situation::RollbackAloneAt(step) => {
-                let drill = format!("{step}:after");
-                self.start_agent(&[("NFTFLEET_REHEARSE", &drill)], &[]);
-                self.begin();
-                self.world.agent(1).wait_until_ended(LIMIT);
-                assert!(self.rollback(&[]));
-                assert_eq!(self.world.ledger(1).as_deref(), Some("ended"));
-                // An agent that comes later leaves it so.
-                self.start_agent(&[], &[]);
-                End::Theirs
-            }
-            Situation::RollbackWhenMoved => {
-                self.start_agent(&[], &[]);
-                assert!(self.switch(&[]));
-                assert!(self.rollback(&[]));
-                End::Theirs
-            }
-            Situation::RollbackAtOnce => {
-                self.start_agent(&[], &[]);
-                // kube-proxy's rules are there still: what --now must not wait for is its return.
-                self.world.kube_proxy(1).stuck(true);
-                self.begin();
-                self.wait_for("parking");
-                self.world.kube_proxy(1).stuck(false);
-                assert!(self.rollback(&["--now"]));
-                End::Theirs
-            }
-            Situation::KilledAt(step, point) => {
-                let drill = format!("{step}:{point}");
-                self.start_agent(&[("NFTFLEET_REHEARSE", &drill)], &[]);
-                self.begin();
-                self.world.agent(1).wait_until_ended(LIMIT);
-                self.start_agent(&[], &[]);
-                self.wait_for("moved");
-                End::Ours
-            }
-            Situation::KilledOnTheWayBack(step, point) => {
-                let drill = format!("{step}:{point}");
-                self.start_agent(&[("NFTFLEET_REHEARSE", &drill)], &[]);
-                assert!(self.switch(&[]));
-                assert!(self.rollback(&["--no-wait"]));
-                self.world.agent(1).wait_until_ended(LIMIT);
-                self.start_agent(&[], &[]);
-                self.wait_for("ended");
-                End::Theirs
-            }
-            Situation::KilledForGood => {
-                self.start_agent(&[("NFTFLEET_REHEARSE", "soaking:before")], &[]);
-                self.begin();
-                self.world.agent(1).wait_until_ended(LIMIT);
-                assert!(self.is_active(), "the agent died after the flip");
-                wait::until_blocking("the guard to put the table to sleep", LIMIT, || {
-                    (!self.is_active()).then_some(())
-                });
-                End::Theirs
-            }
-            Situation::ServerGone => {
-                self.start_agent(&[], &["--server", "http://192.168.50.250:9"]);
-                assert!(self.switch(&[]));
-                End::Ours
-            }
-            Situation::ApiGone => {
-                self.start_agent(&[], &[]);
-                self.begin();
-                self.wait_for("soaking");
-                self.world.refuse_api(true);
-                self.wait_for("parking");
-                for load in self.loads.values() {
-                    load.wait_for_more(20);
-                }
-                assert_eq!(self.world.ledger(1).as_deref(), Some("parking"));
-                self.world.refuse_api(false);
-                self.wait_for("moved");
-                End::Ours
-            }
-            Situation::DiskFull => {
-                self.start_agent(&[], &[]);
-                self.world.disk(1).fill();
-                assert!(!self.switch(&[]));
-                self.world.disk(1).free();
-                End::Theirs
-            }
-            Situation::DiskFullInTheSoak => {
-                self.start_agent(&[], &[]);
-                self.begin();
-                self.wait_for("soaking");
-                self.world.disk(1).fill();
-                for load in self.loads.values() {
-                    load.wait_for_more(40);
-                }
-                assert_eq!(
-                    self.world.ledger(1).as_deref(),
-                    Some("soaking"),
-                    "no old rule goes unkept"
-                );
-                self.world.disk(1).free();
-                self.wait_for("moved");
-                End::Ours
-            }
-            Situation::ProbeFailing => {
-                let environment = self.world.break_probe(1);
-                self.start_agent(&environment, &[]);
-                assert!(!self.switch(&[]));
-                End::Theirs
-            }
-            Situation::TableDeleted => {
-                self.start_agent(&[], &[]);
-                self.begin_and_stay();
-                self.world.delete_table(1);
-                self.wait_for("ended");
-                End::Theirs
-            }
-            Situation::TableFlushed => {
-                self.start_agent(&[], &[]);
-                self.begin_and_stay();
-                self.world.flush_table(1);
-                for load in self.loads.values() {
-                    load.wait_for_more(40);
-                }
-                self.wait_for("moved");
-                End::Ours
-            }
-            Situation::KubeProxyStays => {
-                self.world.kube_proxy(1).stuck(true);
-                self.start_agent(&[], &[]);
-                self.begin();
-                self.wait_for("parking");
-                for load in self.loads.values() {
-                    load.wait_for_more(40);
-                }
-                assert_eq!(
-                    self.world.ledger(1).as_deref(),
-                    Some("parking"),
-                    "no rule of a kube-proxy that runs goes"
-                );
-                assert!(self.rollback(&[]));
-                End::Theirs
-            }
+            Situation::Complete => self.complete(),
+            Situation::RollbackAt(step) => self.rollback_at(step),
+            Situation::RollbackAloneAt(step) => self.rollback_alone_at(step),
+            Situation::RollbackWhenMoved => self.rollback_when_moved(),
+            Situation::RollbackAtOnce => self.rollback_at_once(),
+            Situation::KilledAt(step, point) => self.killed_at(step, point),
+            Situation::KilledOnTheWayBack(step, point) => self.killed_on_the_way_back(step, point),
+            Situation::KilledForGood => self.killed_for_good(),
+            Situation::ServerGone => self.server_gone(),
+            Situation::ApiGone => self.api_gone(),
+            Situation::DiskFull => self.disk_full(),
+            Situation::DiskFullInTheSoak => self.disk_full_in_the_soak(),
+            Situation::ProbeFailing => self.probe_failing(),
+            Situation::TableDeleted => self.table_deleted(),
+            Situation::TableFlushed => self.table_flushed(),
+            Situation::KubeProxyStays => self.kube_proxy_stays(),
         }
+    }
+
+    fn complete(&mut self) -> End {
+        self.start_agent(&[], &[]);
+        assert!(self.switch(&[]));
+        End::Ours
+    }
+
+    fn rollback_at(&mut self, step: &str) -> End {
+        let drill = format!("{step}:hold");
+        self.start_agent(&[("NFTFLEET_REHEARSE", &drill)], &[]);
+        self.begin();
+        self.wait_for(step);
+        assert!(self.rollback(&[]));
+        End::Theirs
+    }
+
+    fn rollback_alone_at(&mut self, step: &str) -> End {
+        let drill = format!("{step}:after");
+        self.start_agent(&[("NFTFLEET_REHEARSE", &drill)], &[]);
+        self.begin();
+        self.world.agent(1).wait_until_ended(LIMIT);
+        assert!(self.rollback(&[]));
+        assert_eq!(self.world.ledger(1).as_deref(), Some("ended"));
+        // An agent that comes later leaves it so.
+        self.start_agent(&[], &[]);
+        End::Theirs
+    }
+
+    fn rollback_when_moved(&mut self) -> End {
+        self.start_agent(&[], &[]);
+        assert!(self.switch(&[]));
+        assert!(self.rollback(&[]));
+        End::Theirs
+    }
+
+    fn rollback_at_once(&mut self) -> End {
+        self.start_agent(&[], &[]);
+        // kube-proxy's rules are there still: what --now must not wait for is its return.
+        self.world.kube_proxy(1).stuck(true);
+        self.begin();
+        self.wait_for("parking");
+        self.world.kube_proxy(1).stuck(false);
+        assert!(self.rollback(&["--now"]));
+        End::Theirs
+    }
+
+    fn killed_at(&mut self, step: &str, point: &str) -> End {
+        let drill = format!("{step}:{point}");
+        self.start_agent(&[("NFTFLEET_REHEARSE", &drill)], &[]);
+        self.begin();
+        self.world.agent(1).wait_until_ended(LIMIT);
+        self.start_agent(&[], &[]);
+        self.wait_for("moved");
+        End::Ours
+    }
+
+    fn killed_on_the_way_back(&mut self, step: &str, point: &str) -> End {
+        let drill = format!("{step}:{point}");
+        self.start_agent(&[("NFTFLEET_REHEARSE", &drill)], &[]);
+        assert!(self.switch(&[]));
+        // It may be dead before it has answered.
+        self.rollback(&["--no-wait"]);
+        self.world.agent(1).wait_until_ended(LIMIT);
+        self.start_agent(&[], &[]);
+        self.wait_for("ended");
+        End::Theirs
+    }
+
+    fn killed_for_good(&mut self) -> End {
+        self.start_agent(&[("NFTFLEET_REHEARSE", "soaking:before")], &[]);
+        self.begin();
+        self.world.agent(1).wait_until_ended(LIMIT);
+        assert!(self.is_active(), "the agent died after the flip");
+        wait::until_blocking("the guard to put the table to sleep", LIMIT, || {
+            (!self.is_active()).then_some(())
+        });
+        End::Theirs
+    }
+
+    fn server_gone(&mut self) -> End {
+        self.start_agent(&[], &["--server", "http://192.168.50.250:9"]);
+        assert!(self.switch(&[]));
+        End::Ours
+    }
+
+    fn api_gone(&mut self) -> End {
+        self.start_agent(&[], &[]);
+        self.begin();
+        self.wait_for("soaking");
+        self.world.refuse_api(true);
+        self.wait_for("parking");
+        for load in self.loads.values() {
+            load.wait_for_more(20);
+        }
+        assert_eq!(self.world.ledger(1).as_deref(), Some("parking"));
+        self.world.refuse_api(false);
+        self.wait_for("moved");
+        End::Ours
+    }
+
+    fn disk_full(&mut self) -> End {
+        self.start_agent(&[], &[]);
+        self.world.disk(1).fill();
+        assert!(!self.switch(&[]));
+        self.world.disk(1).free();
+        End::Theirs
+    }
+
+    fn disk_full_in_the_soak(&mut self) -> End {
+        self.start_agent(&[], &[]);
+        self.begin();
+        self.wait_for("soaking");
+        self.world.disk(1).fill();
+        for load in self.loads.values() {
+            load.wait_for_more(40);
+        }
+        assert_eq!(
+            self.world.ledger(1).as_deref(),
+            Some("soaking"),
+            "no old rule goes unkept"
+        );
+        self.world.disk(1).free();
+        self.wait_for("moved");
+        End::Ours
+    }
+
+    fn probe_failing(&mut self) -> End {
+        // Of a Service that no client of the load asks: nothing else may fail.
+        let probed = service("shop", "probed")
+            .cluster_ips(["10.96.77.7"])
+            .port("", "TCP", 80, 8080);
+        self.world.kubernetes.apply(probed.object());
+        let slice = endpoint_slice("shop", "probed", "a", AddressType::IPv4)
+            .port("", "TCP", 8080)
+            .endpoint("10.128.200.2", "worker-2", Readiness::READY);
+        self.world.kubernetes.apply(slice.object());
+        self.world.kube_proxy(1).wait_until_in_sync();
+        let environment = self.world.break_probe(1, [10, 96, 77, 7].into());
+        self.start_agent(&environment, &[]);
+        assert!(!self.switch(&["--probe", "shop/probed:80"]));
+        let said = self.world.command_on_state(1, "status", &[], LIMIT).stdout;
+        assert!(said.contains("the probe failed: 10.96.77.7:80"), "{said}");
+        End::Theirs
+    }
+
+    fn table_deleted(&mut self) -> End {
+        self.start_agent(&[], &[]);
+        self.begin_and_stay();
+        self.world.delete_table(1);
+        self.wait_for("ended");
+        End::Theirs
+    }
+
+    fn table_flushed(&mut self) -> End {
+        self.start_agent(&[], &[]);
+        self.begin_and_stay();
+        self.world.flush_table(1);
+        for load in self.loads.values() {
+            load.wait_for_more(40);
+        }
+        self.wait_for("moved");
+        End::Ours
+    }
+
+    fn kube_proxy_stays(&mut self) -> End {
+        self.world.kube_proxy(1).stuck(true);
+        self.start_agent(&[], &[]);
+        self.begin();
+        self.wait_for("parking");
+        for load in self.loads.values() {
+            load.wait_for_more(40);
+        }
+        assert_eq!(
+            self.world.ledger(1).as_deref(),
+            Some("parking"),
+            "no rule of a kube-proxy that runs goes"
+        );
+        assert!(self.rollback(&[]));
+        End::Theirs
     }
 
     /// Begins a move whose soak lasts some seconds.
