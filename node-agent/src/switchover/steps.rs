@@ -1,6 +1,7 @@
 //! The steps of a move. Each may be repeated without harm: a restart does the step of its ledger's position again.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use super::position::{Armed, End, Job, Position};
 use crate::clock::Clock;
 use crate::dataplane::Actor;
 use crate::dataplane::actor::RequestError;
-use crate::facts::iptables::{Backend, forwards_by_kube_proxys_leave};
+use crate::facts::holes::taken_away;
+use crate::facts::iptables::Backend;
+use crate::facts::parse::ipvs_services;
 use crate::facts::{self, Paths};
 use crate::host::Host;
 use crate::kube::Services;
@@ -311,16 +314,18 @@ impl Tools {
     }
 }
 
-/// Backends and families in which forwarded packets pass only by kube-proxy's leave, which the move takes away.
+/// What of the node's firewall lets packets pass by kube-proxy's leave alone, which the move takes away.
 fn closed_forward_chains(host: &dyn Host) -> Vec<String> {
     let mut blockers = Vec::new();
+    // Where it can't be read the readiness checks have said so.
+    let servers = host.read(Path::new("/proc/net/ip_vs")).unwrap_or_default();
+    let ipvs = ipvs_services(&servers) > 0;
     for (save, _) in Backend::BOTH.into_iter().flat_map(Backend::commands) {
         match saved(host, save) {
-            Ok(text) if forwards_by_kube_proxys_leave(&text) => blockers.push(format!(
-                "forward-closed: {save} shows a FORWARD chain that drops or rejects, and kube-proxy's KUBE-FORWARD in it, \
-                 which the move takes away: open FORWARD first (which other rules would do can't be told yet)"
-            )),
-            Ok(_) => {}
+            Ok(text) => blockers.extend(taken_away(&text, ipvs).into_iter().map(|hole| {
+                let (code, meaning) = hole.words();
+                format!("{code}: {save} shows {meaning}")
+            })),
             Err(why) => blockers.push(format!("forward-unknown: {why}")),
         }
     }
