@@ -12,9 +12,9 @@ use nftfleet_domain::readiness::{Reported, Verdict, assess};
 use super::cleanup;
 use super::position::{Armed, End, Job, Position};
 use crate::clock::Clock;
-use crate::dataplane::Actor;
 use crate::dataplane::actor::RequestError;
-use crate::facts::holes::taken_away;
+use crate::dataplane::{Actor, KernelError, Netlink};
+use crate::facts::holes::{Hole, taken_away};
 use crate::facts::iptables::Backend;
 use crate::facts::parse::ipvs_services;
 use crate::facts::{self, Paths};
@@ -327,6 +327,16 @@ fn closed_forward_chains(host: &dyn Host) -> Vec<String> {
                 format!("{code}: {save} shows {meaning}")
             })),
             Err(why) => blockers.push(format!("forward-unknown: {why}")),
+        }
+    }
+    if ipvs {
+        let closed = Netlink::open().map_err(KernelError::from);
+        match closed.and_then(|mut netlink| netlink.closed_forward_chains()) {
+            Ok(closed) => blockers.extend(closed.into_iter().map(|chain| {
+                let (code, meaning) = Hole::Detour.words();
+                format!("{code}: nft shows {chain}, {meaning}")
+            })),
+            Err(error) => blockers.push(format!("forward-unknown: {error}")),
         }
     }
     blockers

@@ -68,6 +68,24 @@ fn only_kube_proxys_tables_go() {
 }
 
 #[test]
+fn base_chains_that_drop_what_is_forwarded_are_found() {
+    let node = Netns::create(&Prefix::unique(), "node");
+    let closed = || node.run(|| Netlink::open().unwrap().closed_forward_chains().unwrap());
+    node.pipe("nft", &["-f", "-"], FOREIGN);
+    kube_proxy::install_foreign(&node, Backend::Nft, &Family::BOTH);
+    install_nftables(&node, &manifests::all(), &Family::BOTH);
+    // iptables' own tools show what is iptables'.
+    node.pipe("iptables-nft", &["-P", "FORWARD", "DROP"], "");
+    assert_eq!(closed(), [] as [String; 0]);
+    let drops = "add table inet site; add table ip6 filter6
+        add chain inet site onward { type filter hook forward priority 5; policy drop; }
+        add chain inet site inward { type filter hook input priority 5; policy drop; }
+        add chain ip6 filter6 FORWARD { type filter hook forward priority 0; policy drop; }";
+    node.pipe("nft", &["-f", "-"], drops);
+    assert_eq!(closed(), ["inet site onward", "ip6 filter6 FORWARD"]);
+}
+
+#[test]
 fn a_refused_removal_takes_nothing_and_says_so() {
     let node = Netns::create(&Prefix::unique(), "node");
     install_nftables(&node, &manifests::all(), &[Family::V4]);
