@@ -3,6 +3,7 @@
 mod crash;
 mod database;
 mod foreign;
+mod from;
 mod ledger;
 mod reboot;
 mod rollout;
