@@ -95,19 +95,47 @@ pub fn tables(saved: &str) -> Vec<SavedTable<'_>> {
     tables
 }
 
-/// The word behind `-j` or `-g`, outside of quotes.
+impl<'a> SavedRule<'a> {
+    /// The words of its specification. What has anything in it but letters, digits, `-` and `_` is printed in quotes, and is one
+    /// word with them.
+    pub fn words(&self) -> impl Iterator<Item = &'a str> {
+        words(self.specification)
+    }
+}
+
+/// The word behind `-j` or `-g`.
 fn target(specification: &str) -> Option<&str> {
-    let mut in_quotes = false;
-    let mut after_jump = false;
-    for word in specification.split(' ') {
-        if !in_quotes && after_jump {
-            return Some(word);
+    let mut words = words(specification);
+    while let Some(word) = words.next() {
+        match word {
+            "-j" | "-g" => return words.next(),
+            // A comment may be just that.
+            "--comment" => drop(words.next()),
+            _ => {}
         }
-        after_jump = !in_quotes && (word == "-j" || word == "-g");
-        let quotes = word.matches('"').count() - word.matches("\\\"").count();
-        in_quotes ^= quotes % 2 == 1;
     }
     None
+}
+
+/// The words of a rule. One in quotes is one word with its quotes; in it, what follows a backslash means itself.
+fn words(specification: &str) -> impl Iterator<Item = &str> {
+    let mut rest = specification;
+    std::iter::from_fn(move || {
+        rest = rest.trim_start_matches(' ');
+        let (mut in_quotes, mut is_escaped) = (false, false);
+        let end = rest.find(|letter| {
+            let means_itself = std::mem::take(&mut is_escaped);
+            match letter {
+                '\\' if in_quotes && !means_itself => is_escaped = true,
+                '"' if !means_itself => in_quotes = !in_quotes,
+                _ => {}
+            }
+            letter == ' ' && !in_quotes
+        });
+        let (word, after) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = after;
+        (!word.is_empty()).then_some(word)
+    })
 }
 
 /// Whether a chain is kube-proxy's. kubelet's chains (KUBE-FIREWALL, KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT) are not, nor
@@ -168,8 +196,8 @@ pub fn evidence(saved: &[String]) -> IptablesEvidence {
 /// Where packets come into the nat table that may be for a Service.
 const ENTRIES: [&str; 2] = ["PREROUTING", "OUTPUT"];
 
-/// The chains that a packet may come to from these, the latter included.
-fn reached<'a>(table: &SavedTable<'a>, from: &[&'a str]) -> BTreeSet<&'a str> {
+/// The chains that a packet may come to from these, the latter included. Targets of iptables' own, like `DROP`, are chains here.
+pub fn reached<'a>(table: &SavedTable<'a>, from: &[&'a str]) -> BTreeSet<&'a str> {
     let mut targets = BTreeMap::<&str, Vec<&str>>::new();
     for rule in &table.rules {
         targets.entry(rule.chain).or_default().extend(rule.target);
@@ -181,48 +209,6 @@ fn reached<'a>(table: &SavedTable<'a>, from: &[&'a str]) -> BTreeSet<&'a str> {
         next.extend(further.filter(|target| reached.insert(target)));
     }
     reached
-}
-
-/// Whether forwarded packets may pass only through the hole that kube-proxy made: KUBE-FORWARD stands in `FORWARD`, whose
-/// policy is not ACCEPT, or which drops or rejects, itself or in a chain of others that it leads to. Without kube-proxy's
-/// rules, Services could be cut off (Docker sets such a policy, kubernetes/kubernetes#39823; the stock firewall of RHEL ends
-/// in a REJECT).
-pub fn forwards_by_kube_proxys_leave(saved: &str) -> bool {
-    tables(saved)
-        .iter()
-        .filter(|table| table.name == "filter")
-        .any(|table| {
-            let has_hole = table
-                .rules
-                .iter()
-                .any(|rule| rule.chain == "FORWARD" && rule.target == Some("KUBE-FORWARD"));
-            let is_closed =
-                |chain: &SavedChain<'_>| chain.name == "FORWARD" && chain.policy.is_some_and(|p| p != "ACCEPT");
-            has_hole && (table.chains.iter().any(is_closed) || refuses(table, "FORWARD"))
-        })
-}
-
-/// Whether a chain, or one of others that it leads to, drops or rejects anything.
-fn refuses(table: &SavedTable<'_>, from: &str) -> bool {
-    let mut seen = vec![from];
-    let mut next = 0;
-    while let Some(chain) = seen.get(next).copied() {
-        next += 1;
-        for target in table
-            .rules
-            .iter()
-            .filter(|rule| rule.chain == chain)
-            .filter_map(|rule| rule.target)
-        {
-            if ["DROP", "REJECT"].contains(&target) {
-                return true;
-            }
-            if !is_kube_proxys(target) && !seen.contains(&target) {
-                seen.push(target);
-            }
-        }
-    }
-    false
 }
 
 #[cfg(test)]
@@ -309,16 +295,6 @@ COMMIT
     }
 
     #[test]
-    fn a_closed_forward_chain_with_kube_proxys_hole_is_seen() {
-        let closed = "*filter\n:FORWARD DROP [0:0]\n:KUBE-FORWARD - [0:0]\n-A FORWARD -j KUBE-FORWARD\nCOMMIT\n";
-        assert!(forwards_by_kube_proxys_leave(closed));
-        assert!(!forwards_by_kube_proxys_leave(&closed.replace("DROP", "ACCEPT")));
-        assert!(!forwards_by_kube_proxys_leave(
-            &closed.replace("-A FORWARD -j KUBE-FORWARD\n", "")
-        ));
-    }
-
-    #[test]
     fn a_jump_in_a_comment_is_no_jump() {
         assert_eq!(
             target(r#"-m comment --comment "a -j KUBE-SERVICES" -j ACCEPT"#),
@@ -328,6 +304,12 @@ COMMIT
             target(r#"-m comment --comment "say \"x -j Y\" now" -j ACCEPT"#),
             Some("ACCEPT")
         );
+        assert_eq!(
+            target(r#"-m comment --comment "ends in \\" -j DROP"#),
+            Some("DROP"),
+            "an escaped backslash escapes nothing"
+        );
+        assert_eq!(target("-m comment --comment -j -g DROP"), Some("DROP"));
         assert_eq!(target("-p tcp"), None);
     }
 }

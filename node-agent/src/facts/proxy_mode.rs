@@ -21,7 +21,8 @@ pub fn ask(kube_proxy: SocketAddr) -> io::Result<String> {
     let until = Instant::now() + WITHIN;
     let mut stream = TcpStream::connect_timeout(&kube_proxy, WITHIN)?;
     stream.set_write_timeout(Some(WITHIN))?;
-    write!(stream, "GET /proxyMode HTTP/1.0\r\nHost: {kube_proxy}\r\n\r\n")?;
+    let request = format!("GET /proxyMode HTTP/1.0\r\nHost: {kube_proxy}\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     let mut buffer = [0; LONGEST];
     loop {

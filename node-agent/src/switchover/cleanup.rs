@@ -43,8 +43,10 @@ pub fn script(saved: &str) -> Option<String> {
     (!script.is_empty()).then_some(script)
 }
 
-/// Where kube-proxy hooks its chains into the kernel's own. Any other jump from there is somebody else's rule.
+/// Whether a rule is kube-proxy's: one in its chains, or one that hooks such a chain into one of the kernel's own, with
+/// kube-proxy's words. Any other jump is somebody else's.
 fn is_kube_proxys_own(rule: &SavedRule<'_>) -> bool {
+    const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
     const ENTRIES: [&str; 9] = [
         "KUBE-SERVICES",
         "KUBE-EXTERNAL-SERVICES",
@@ -56,7 +58,18 @@ fn is_kube_proxys_own(rule: &SavedRule<'_>) -> bool {
         "KUBE-IPVS-FILTER",
         "KUBE-IPVS-OUT-FILTER",
     ];
-    is_kube_proxys(rule.chain) || rule.target.is_some_and(|target| ENTRIES.contains(&target))
+    // All that such a rule has beside its comment and its target.
+    const PLAIN: [&str; 7] = ["-m", "conntrack", "--ctstate", "NEW", "comment", "--comment", "-j"];
+    let is_comment = |word: &str| word.starts_with("\"kubernetes ") || word.starts_with("\"kube-proxy ");
+    let hooks_in = || {
+        let mut words = rule.words().filter(|word| !PLAIN.contains(word));
+        BUILT_IN.contains(&rule.chain)
+            && rule.target.is_some_and(|target| ENTRIES.contains(&target))
+            && words.next().is_some_and(is_comment)
+            && words.next() == rule.target
+            && words.next().is_none()
+    };
+    is_kube_proxys(rule.chain) || hooks_in()
 }
 
 /// Chains of kube-proxy's that must stay because something foreign needs them.
@@ -150,6 +163,9 @@ pub fn saved(host: &dyn Host, save: &str) -> Result<String, String> {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -224,6 +240,21 @@ COMMIT
             "{script}"
         );
         assert!(script.contains("-X KUBE-SERVICES"));
+    }
+
+    #[test]
+    fn a_jump_without_kube_proxys_words_is_somebody_elses_and_keeps_what_it_leads_to() {
+        for own in [
+            "-A PREROUTING -i eth7 -j KUBE-SERVICES\n",
+            "-A DOCKER -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n",
+        ] {
+            let used = NODE.replace("COMMIT\n*filter", &format!("{own}COMMIT\n*filter"));
+            let script = script(&used).unwrap();
+            for stays in ["KUBE-SERVICES", "KUBE-SVC-BBBB", "KUBE-SEP-AAAA", "DOCKER"] {
+                assert!(!script.contains(stays), "{stays} in {script}");
+            }
+            assert!(script.contains("-X KUBE-POSTROUTING"), "{script}");
+        }
     }
 
     #[test]

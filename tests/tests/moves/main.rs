@@ -3,6 +3,7 @@
 mod crash;
 mod database;
 mod foreign;
+mod from;
 mod guard;
 mod guard_alone;
 mod ledger;

@@ -4,6 +4,7 @@ mod batch;
 pub mod conntrack;
 mod decode;
 mod element;
+mod firewall;
 mod grace;
 mod instruction;
 mod kube_proxy;

@@ -1,13 +1,17 @@
 //! Whether the node can be moved. Nothing is touched.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use nftfleet_domain::inventory::TableState;
 use nftfleet_domain::readiness::{Policy, Reported, Verdict, assess};
 
 use super::{SERVICES_WITHIN, Tools, rejected};
+use crate::dataplane::{KernelError, Netlink};
 use crate::facts;
-use crate::facts::iptables::{Backend, forwards_by_kube_proxys_leave};
+use crate::facts::holes::{Hole, taken_away};
+use crate::facts::iptables::Backend;
+use crate::facts::parse::ipvs_services;
 use crate::host::Host;
 use crate::probe::{Answered, How, Question, Silent, ask, describe, sample};
 use crate::switchover::cleanup::saved;
@@ -143,17 +147,29 @@ async fn answers(questions: &[Question], named: bool) -> (Vec<Answered>, Vec<Sil
     (answered, silent)
 }
 
-/// Backends and families in which forwarded packets pass only by kube-proxy's leave, which the move takes away.
+/// What of the node's firewall lets packets pass by kube-proxy's leave alone, which the move takes away.
 fn closed_forward_chains(host: &dyn Host) -> Vec<String> {
     let mut blockers = Vec::new();
+    // Where it can't be read the readiness checks have said so.
+    let servers = host.read(Path::new("/proc/net/ip_vs")).unwrap_or_default();
+    let ipvs = ipvs_services(&servers) > 0;
     for (save, _) in Backend::BOTH.into_iter().flat_map(Backend::commands) {
         match saved(host, save) {
-            Ok(text) if forwards_by_kube_proxys_leave(&text) => blockers.push(format!(
-                "forward-closed: {save} shows a FORWARD chain that drops or rejects, and kube-proxy's KUBE-FORWARD in it, \
-                 which the move takes away: open FORWARD first (which other rules would do can't be told yet)"
-            )),
-            Ok(_) => {}
+            Ok(text) => blockers.extend(taken_away(&text, ipvs).into_iter().map(|hole| {
+                let (code, meaning) = hole.words();
+                format!("{code}: {save} shows {meaning}")
+            })),
             Err(why) => blockers.push(format!("forward-unknown: {why}")),
+        }
+    }
+    if ipvs {
+        let closed = Netlink::open().map_err(KernelError::from);
+        match closed.and_then(|mut netlink| netlink.closed_forward_chains()) {
+            Ok(closed) => blockers.extend(closed.into_iter().map(|chain| {
+                let (code, meaning) = Hole::Detour.words();
+                format!("{code}: nft shows {chain}, {meaning}")
+            })),
+            Err(error) => blockers.push(format!("forward-unknown: {error}")),
         }
     }
     blockers

@@ -1,5 +1,6 @@
 //! What operators read.
 
+use nftfleet_domain::inventory::Fact;
 use nftfleet_web_api_spec::types;
 use reqwest::Method;
 use serde_json::json;
@@ -23,6 +24,25 @@ async fn clusters_are_registered_read_and_listed_in_pages() {
     let last: types::ClusterPage = world.get(&format!("/v1/clusters?limit=2&pageToken={token}")).await.ok();
     assert_eq!(last.items[0].name, "c");
     assert_eq!(last.next_page_token, None);
+}
+
+#[tokio::test]
+async fn left_overs_are_shown_as_warnings_and_block_nobody() {
+    let world = World::new().await;
+    let token = world.cluster().await;
+    let agent = world.enrol(&token, "a").await;
+    let mut report = ready_report();
+    report.proxy.ipvs_link = Fact::Known(true);
+    agent.report(1, report).await;
+    let node: types::Node = world.get("/v1/clusters/demo/nodes/a").await.ok();
+    assert_eq!(node.readiness.verdict, types::Verdict::Ready);
+    assert!(node.readiness.reasons.is_empty());
+    assert_eq!(node.readiness.warnings[0].code, "proxy-left-overs");
+    let planned: types::RolloutPlan = world
+        .post("/v1/rollouts/plan", wish(&[json!("rest")], json!({})))
+        .await
+        .ok();
+    assert_eq!(planned.stages[0].nodes[0].readiness.warnings.len(), 1);
 }
 
 #[tokio::test]
