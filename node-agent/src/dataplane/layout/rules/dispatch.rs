@@ -12,8 +12,6 @@ use crate::dataplane::programmed::{Group, Which};
 /// `RTN_LOCAL`: an address of the node itself.
 const LOCAL: u32 = 2;
 
-const STILL_OURS: &str = "unless the table is being deleted";
-
 const SECOND_LOOK: &str = "second look: a commit fell between two lookups";
 
 /// Finds the group of a VIP.
@@ -56,30 +54,12 @@ fn look_again(family: Family, which: Which) -> Rule {
     Rule::with_comment(vec![jump(names::pick(family, which))], SECOND_LOOK)
 }
 
-/// What is done with a packet to an address of this set.
-fn addressed(family: Family, set: String, verdict: Expression) -> Vec<Expression> {
-    let mut expressions = is_family(family);
-    expressions.extend(is_in(family, &[Field::Destination], set));
-    expressions.push(verdict);
-    expressions
-}
-
-/// The last rules of a chain that found no endpoint. The packet got there because its address is in one of these sets, and is
-/// refused or dropped if it still is: when somebody deletes the table all its sets are empty at once to a packet on its way, which
-/// is then left to the rules behind ours.
-fn refuse(family: Family, sets: &[String], verdict: &Expression) -> Vec<Rule> {
-    let rule = |set: &String| Rule::with_comment(addressed(family, set.clone(), verdict.clone()), STILL_OURS);
-    sets.iter().map(rule).collect()
-}
-
-/// The sets of the addresses that lead to [`external`].
-fn external_sets(family: Family) -> [String; 2] {
-    [names::external_ips(family), names::nodeport_ips(family)]
+fn reject() -> Rule {
+    Rule::new(vec![goto(REJECT.to_owned())])
 }
 
 fn pick_or_reject(family: Family) -> Chain {
-    let mut rules = vec![look(family, Which::All), look_again(family, Which::All)];
-    rules.extend(refuse(family, &external_sets(family), &goto(REJECT.to_owned())));
+    let rules = vec![look(family, Which::All), look_again(family, Which::All), reject()];
     chain(names::of("pick-or-reject", family), rules)
 }
 
@@ -109,8 +89,11 @@ fn to_local(family: Family, pods: Option<&PodMatch>) -> Chain {
         },
         goto(names::of("to-all", family)),
     ]));
-    rules.extend([look(family, Which::Local), look_again(family, Which::Local)]);
-    rules.extend(refuse(family, &external_sets(family), &drop_packet()));
+    rules.extend([
+        look(family, Which::Local),
+        look_again(family, Which::Local),
+        Rule::new(vec![drop_packet()]),
+    ]);
     chain(names::of("to-local", family), rules)
 }
 
@@ -131,9 +114,8 @@ fn cluster_ip(family: Family, settings: LayoutSettings, pods: Option<&PodMatch>)
         Rule::new(nowhere),
         look_again(family, Which::All),
         look_again(family, Which::Local),
+        reject(),
     ]);
-    let set = names::cluster_ips(family);
-    rules.extend(refuse(family, &[set], &goto(REJECT.to_owned())));
     chain(names::of("cluster-ip", family), rules)
 }
 
@@ -169,7 +151,12 @@ fn external(family: Family) -> Chain {
 }
 
 fn services(family: Family) -> Chain {
-    let addressed = |set: String, verdict: Expression| Rule::new(addressed(family, set, verdict));
+    let addressed = |set: String, verdict: Expression| {
+        let mut expressions = is_family(family);
+        expressions.extend(is_in(family, &[Field::Destination], set));
+        expressions.push(verdict);
+        Rule::new(expressions)
+    };
     let external = || jump(names::of("external", family));
     let rules = vec![
         addressed(names::cluster_ips(family), goto(names::of("cluster-ip", family))),
