@@ -79,7 +79,8 @@ const JUMPS: [(&str, &str, &str, &str, bool); 12] = [
 ];
 
 pub(super) fn write(ports: &[ServicePort], family: Family, existing: &str) -> String {
-    let first_time = !existing.contains("-j KUBE-SERVICES");
+    // Others may lead packets to that chain too.
+    let first_time = !existing.contains("--comment \"kubernetes service portals\" -j KUBE-SERVICES");
     let mut mangle = Table::new("mangle", first_time);
     mangle.chain("KUBE-PROXY-CANARY");
     let tables = [

@@ -88,7 +88,12 @@ fn check(rules: &[Rule]) {
         restore(&node, backend, family, &late);
         let before = lines(&node, backend, family);
         let kube_proxys = &KUBE_PROXYS[place];
-        assert!(kube_proxys.len() > 60 && kube_proxys.iter().all(|line| before.contains(line)));
+        let missing: Vec<&String> = kube_proxys.iter().filter(|line| !before.contains(line)).collect();
+        assert!(
+            kube_proxys.len() > 60 && missing.is_empty(),
+            "{} lines of kube-proxy's; missing here: {missing:#?}",
+            kube_proxys.len()
+        );
         clean_up(&node, backend, family);
         let mut expected = before;
         expected.retain(|line| !kube_proxys.contains(line) || is_kept(line));

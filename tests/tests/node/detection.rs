@@ -2,11 +2,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::time::Duration;
 
 use nftfleet_domain::readiness::{ProxyMode, left_overs};
 use nftfleet_tests::kube_proxy::{self, Backend, Family, install_nftables, remove_nftables};
 use nftfleet_tests::manifests;
 use nftfleet_tests::netns::{Netns, Prefix};
+use nftfleet_tests::wait;
 
 use crate::host::InNetns;
 
@@ -24,7 +26,10 @@ fn remains(node: &Netns) -> Vec<String> {
 
 /// A kube-proxy that says its mode to one who asks, at its usual place.
 fn saying(node: &Netns, word: &'static str) -> std::thread::JoinHandle<()> {
-    let listener = node.run(|| TcpListener::bind("127.0.0.1:10249").expect("a free port"));
+    // A process that another thread starts just now may hold a copy of the last one for a moment.
+    let listener = wait::until_blocking("a free port", Duration::from_secs(10), || {
+        node.run(|| TcpListener::bind("127.0.0.1:10249").ok())
+    });
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("one who asks");
         let read = stream.read(&mut [0; 512]).expect("a request");

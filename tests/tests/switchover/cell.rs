@@ -53,7 +53,7 @@ pub fn run(mode: Mode, situation: Situation) -> Passed {
     let counted = cell
         .loads
         .into_iter()
-        .map(|(family, load)| (family, count(load, &situation.name())));
+        .map(|(family, load)| (family, count(load, situation)));
     Passed {
         counted: counted.collect(),
         state: match end {
@@ -63,11 +63,26 @@ pub fn run(mode: Mode, situation: Situation) -> Passed {
     }
 }
 
-fn count(load: LoadFromEverywhere, name: &str) -> Counted {
+/// While somebody deletes the table, a packet on its way through it may be refused: docs/decisions/0015.
+const REFUSED_BY_A_DELETION: u64 = 2;
+
+fn count(load: LoadFromEverywhere, situation: Situation) -> Counted {
     let mut counted = Counted::default();
     for (place, outcome) in load.stop() {
         let (made, failed) = outcome.totals();
-        outcome.assert_no_loss(&format!("{name}, from the {place}"));
+        let who = format!("{}, from the {place}", situation.name());
+        let failures = outcome.tcp.failures.iter().chain(&outcome.udp.failures);
+        let all_refused = failures.clone().all(|failure| failure.error.contains("refused"));
+        if situation == Situation::TableDeleted && failed > 0 && all_refused {
+            assert!(
+                failed <= REFUSED_BY_A_DELETION,
+                "{who}: {:#?}",
+                failures.collect::<Vec<_>>()
+            );
+            assert!(outcome.all_alive(), "{who} lost a connection: {:?}", outcome.held);
+        } else {
+            outcome.assert_no_loss(&who);
+        }
         counted.made += made;
         counted.failed += failed;
         counted.held += outcome.held.len();
