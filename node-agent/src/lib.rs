@@ -4,6 +4,7 @@
 //! - [`control`]: the conversation with the server
 //! - [`kube`]: what the Services of the cluster mean
 //! - [`dataplane`]: the table in the kernel
+//! - [`ipvs`]: what kube-proxy's IPVS mode left in the kernel, and how it is taken over and removed
 //! - [`switchover`]: the node's move, and the way back
 //! - [`node_addresses`]: the node's own addresses
 //! - [`probe`]: does the data plane answer
@@ -20,6 +21,7 @@ pub mod disk;
 pub mod facts;
 pub mod health;
 pub mod host;
+pub mod ipvs;
 pub mod kube;
 pub mod memory;
 pub mod node_addresses;

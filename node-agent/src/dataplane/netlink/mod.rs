@@ -7,11 +7,11 @@ mod element;
 mod grace;
 mod instruction;
 mod listen;
-mod message;
+pub(crate) mod message;
 mod object;
 mod observe;
 mod snapshot;
-mod socket;
+pub(crate) mod socket;
 mod sys;
 mod userdata;
 

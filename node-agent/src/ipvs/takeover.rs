@@ -1,0 +1,388 @@
+//! The steps from IPVS to our table, each of which may be done again at any time.
+//!
+//! ```text
+//! blockers   none          before anything is touched
+//!            (our table becomes active: new connections go through it, IPVS carries on with its own)
+//! hand_over                IPVS' live connections are written into the handover table
+//! remove                   hand_over once more; kube-proxy's virtual services go, and IPVS forgets their connections;
+//!                          the node connects from its own address; what it connected from a Service's address drains;
+//!                          kube-ipvs0 goes, last
+//! settle                   again and again: the handover table loses what has been picked up, and goes when it is empty
+//!            (kube-proxy's iptables chains are removed: switchover/cleanup.rs)
+//! remove_sets              kube-proxy's ipsets go
+//! leftovers  none          it is gone
+//! ```
+//!
+//! The order is measured on Debian's 6.1 kernel: with the interface gone first, packets to its addresses no longer reach
+//! IPVS, and connections stall.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use nftfleet_domain::inventory::TableState;
+use nftfleet_domain::service::{Family, Protocol};
+
+use super::connection::{self, Connection};
+use super::handover::{self, Key, Pin, Pins};
+use super::known::{Known, Sorted};
+use super::netlink::Ipvs;
+use super::service::{Forwarding, Frontend, VirtualService};
+use super::{Blocker, IpvsError, blocker, interface, sets, sockets};
+use crate::dataplane::netlink::conntrack::{Conntrack, Tracked};
+use crate::dataplane::{Kernel as _, Netlink};
+use crate::host::Host;
+
+/// Whether connections are waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// They are: the caller asks again.
+    Wait,
+    /// The deadline has passed: what is not over is given up.
+    Now,
+}
+
+/// How far the removal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Virtual services are gone. `kube-ipvs0` waits for this many sockets of the node's own that have an address of it.
+    Draining {
+        /// How many.
+        sockets: usize,
+    },
+    /// Virtual services and `kube-ipvs0` are gone.
+    Gone,
+}
+
+/// What was written into the handover table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandedOver {
+    /// Connections that are in it now.
+    pub connections: usize,
+    /// Live SCTP associations, which can't be picked up in their middle: they end with their virtual service.
+    pub left_out: usize,
+}
+
+/// Something of kube-proxy's IPVS mode, or of the move from it, that is still there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leftover {
+    /// A virtual service of kube-proxy's.
+    Service(Frontend),
+    /// `kube-ipvs0`.
+    Interface,
+    /// An ipset of kube-proxy's.
+    Set(String),
+    /// The node has no program to list ipsets with, or it fails: there may be some.
+    SetsUnknown(String),
+    /// The handover table.
+    Handover,
+}
+
+/// A node's IPVS and all that must be asked while it is taken over, of the network namespace in which it was opened and is
+/// used.
+pub struct Takeover<'a> {
+    host: &'a dyn Host,
+    ipvs: Ipvs,
+    conntrack: Conntrack,
+    tables: Netlink,
+}
+
+impl<'a> Takeover<'a> {
+    /// Opens conversations with the kernel.
+    ///
+    /// # Errors
+    /// See [`IpvsError`].
+    pub fn open(host: &'a dyn Host) -> Result<Self, IpvsError> {
+        Ok(Self {
+            host,
+            ipvs: Ipvs::open()?,
+            conntrack: Conntrack::open()?,
+            tables: Netlink::open().map_err(IpvsError::netlink("open nf_tables"))?,
+        })
+    }
+
+    /// All virtual services by their owner.
+    ///
+    /// # Errors
+    /// They can't be listed.
+    pub fn services(&mut self, known: &Known) -> Result<Sorted, IpvsError> {
+        // The addresses first: a Service that comes meanwhile is foreign until the next look, never the other way round.
+        let on_interface = interface::addresses()?;
+        Ok(known.sort(self.ipvs.services()?, &on_interface))
+    }
+
+    /// Why the node can't be moved from IPVS as it is; empty if it can, or has nothing of kube-proxy's in IPVS.
+    ///
+    /// # Errors
+    /// Something can't be read.
+    pub fn blockers(&mut self, known: &Known) -> Result<Vec<Blocker>, IpvsError> {
+        let kube_proxys = self.services(known)?.kube_proxys;
+        if kube_proxys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut blockers = blocker::switches(self.host)?;
+        for VirtualService { frontend, .. } in kube_proxys {
+            for destination in self.ipvs.destinations(&frontend)? {
+                if destination.forwarding != Forwarding::Masquerade {
+                    blockers.push(Blocker::NotMasqueraded {
+                        service: frontend,
+                        destination: destination.address,
+                        forwarding: destination.forwarding,
+                    });
+                }
+            }
+        }
+        let families: BTreeSet<Family> = interface::addresses()?.into_iter().map(Family::of).collect();
+        let without = families.into_iter().filter(|family| known.source(*family).is_none());
+        blockers.extend(without.map(Blocker::NoNodeAddress));
+        Ok(blockers)
+    }
+
+    /// Writes every live connection of kube-proxy's virtual services into the handover table, beside those that are in it.
+    /// Our table must be active: then no connection comes to IPVS any more.
+    ///
+    /// # Errors
+    /// Our table is not active, or something can't be read or written.
+    pub fn hand_over(&mut self, known: &Known) -> Result<HandedOver, IpvsError> {
+        let services = self.services(known)?.kube_proxys;
+        self.hand_over_these(&services)
+    }
+
+    fn hand_over_these(&mut self, services: &[VirtualService]) -> Result<HandedOver, IpvsError> {
+        self.must_be_active()?;
+        let frontends: BTreeSet<Frontend> = services.iter().map(|service| service.frontend).collect();
+        let (pinned, left_out): (Vec<Connection>, Vec<Connection>) = connection::list(self.host)?
+            .into_iter()
+            .filter(|connection| connection.is_live() && frontends.contains(&Frontend::Vip(connection.vip)))
+            .partition(|connection| connection.vip.protocol != Protocol::Sctp);
+        let before = self.pins()?;
+        let mut pins = before.clone().unwrap_or_default();
+        if !pinned.is_empty() {
+            let tracked = self.tracked()?;
+            pins.extend(pinned.iter().map(|connection| pin(connection, &tracked)));
+        }
+        // An empty one says nothing, and would only have to be deleted.
+        if !pins.is_empty() && before.as_ref() != Some(&pins) {
+            handover::write(self.host, &pins)?;
+        }
+        Ok(HandedOver {
+            connections: pins.len(),
+            left_out: left_out.len(),
+        })
+    }
+
+    /// Removes kube-proxy's virtual services and `kube-ipvs0`, as far as that can be done now.
+    ///
+    /// # Errors
+    /// Our table is not active, or something can't be read or removed. What was done stays done.
+    pub fn remove(&mut self, known: &Known, patience: Patience) -> Result<Progress, IpvsError> {
+        self.must_be_active()?;
+        let services = self.services(known)?.kube_proxys;
+        if !services.is_empty() {
+            self.hand_over_these(&services)?;
+            for service in &services {
+                self.ipvs.delete(&service.frontend)?;
+            }
+        }
+        if !interface::exists()? {
+            return Ok(Progress::Gone);
+        }
+        let addresses = interface::addresses()?;
+        interface::move_sources(self.host, known, &addresses)?;
+        let sockets = sockets::connected_from(self.host, &addresses)?;
+        if sockets > 0 && patience == Patience::Wait {
+            return Ok(Progress::Draining { sockets });
+        }
+        interface::delete(self.host)?;
+        Ok(Progress::Gone)
+    }
+
+    /// Takes out of the handover table what needs it no more, and deletes it once it is empty; gives how many connections still
+    /// need it.
+    ///
+    /// A connection needs it until it has been picked up: conntrack has it, translated as the table says, and IPVS has it no
+    /// more (IPVS keeps entries in conntrack that look alike). One that sends nothing is not picked up, nor is one that ended
+    /// before: who waits no longer gives these up.
+    ///
+    /// # Errors
+    /// Our table is not active, or something can't be read or written.
+    pub fn settle(&mut self, patience: Patience) -> Result<usize, IpvsError> {
+        // It takes over from the handover table the task of keeping conntrack and translation hooked in.
+        self.must_be_active()?;
+        let Some(before) = self.pins()? else {
+            return Ok(0);
+        };
+        let mut pins = before.clone();
+        if patience == Patience::Now {
+            pins.clear();
+        } else {
+            let carried: BTreeSet<Key> = connection::list(self.host)?.iter().map(key).collect();
+            let tracked = self.tracked()?;
+            pins.retain(|key, pin| carried.contains(key) || !is_picked_up(key, pin, &tracked));
+        }
+        if pins.is_empty() {
+            handover::delete(self.host)?;
+        } else if pins != before {
+            handover::write(self.host, &pins)?;
+        }
+        Ok(pins.len())
+    }
+
+    /// Destroys kube-proxy's ipsets that no rule looks into any more; those that are still there.
+    ///
+    /// # Errors
+    /// There is no `ipset`, or it fails.
+    pub fn remove_sets(&mut self) -> Result<Vec<String>, IpvsError> {
+        sets::remove(self.host)
+    }
+
+    /// What is still there; nothing if all is gone.
+    ///
+    /// # Errors
+    /// Something can't be read.
+    pub fn leftovers(&mut self, known: &Known) -> Result<Vec<Leftover>, IpvsError> {
+        let services = self.services(known)?.kube_proxys;
+        let mut leftovers: Vec<Leftover> = services.iter().map(|s| Leftover::Service(s.frontend)).collect();
+        if interface::exists()? {
+            leftovers.push(Leftover::Interface);
+        }
+        match sets::list(self.host) {
+            Ok(sets) => leftovers.extend(sets.into_iter().map(Leftover::Set)),
+            Err(error @ (IpvsError::Start { .. } | IpvsError::Failed { .. })) => {
+                leftovers.push(Leftover::SetsUnknown(error.to_string()));
+            }
+            Err(error) => return Err(error),
+        }
+        if self.has_handover()? {
+            leftovers.push(Leftover::Handover);
+        }
+        Ok(leftovers)
+    }
+
+    fn must_be_active(&mut self) -> Result<(), IpvsError> {
+        match self.tables.state()? {
+            TableState::Active => Ok(()),
+            _ => Err(IpvsError::NotActive),
+        }
+    }
+
+    fn has_handover(&mut self) -> Result<bool, IpvsError> {
+        Ok(self.tables.tables()?.contains(&format!("inet {}", handover::TABLE)))
+    }
+
+    /// What is in the handover table; none if it is not there.
+    fn pins(&mut self) -> Result<Option<Pins>, IpvsError> {
+        let is_there = self.has_handover()?;
+        is_there.then(|| handover::read(self.host)).transpose()
+    }
+
+    /// All tracked connections, by protocol and original direction.
+    fn tracked(&mut self) -> Result<Translations, IpvsError> {
+        let mut tracked = Translations::new();
+        for family in Family::BOTH {
+            let entries = self.conntrack.tracked(family)?;
+            tracked.extend(entries.into_iter().map(|entry| {
+                let Tracked {
+                    protocol,
+                    original,
+                    reply,
+                } = entry;
+                ((protocol, original.0, original.1), reply)
+            }));
+        }
+        Ok(tracked)
+    }
+}
+
+/// Source and destination of the answers, by protocol and by source and destination of the first packet.
+type Translations = BTreeMap<(Protocol, SocketAddr, SocketAddr), (SocketAddr, SocketAddr)>;
+
+fn key(connection: &Connection) -> Key {
+    Key {
+        protocol: connection.vip.protocol,
+        client: connection.client,
+        vip: SocketAddr::new(connection.vip.address, connection.vip.port),
+    }
+}
+
+/// How a connection of IPVS' is to go on. IPVS knows the endpoint; where the endpoint sees it come from, conntrack does.
+fn pin(connection: &Connection, tracked: &Translations) -> (Key, Pin) {
+    let key = key(connection);
+    let seen = match tracked.get(&(key.protocol, key.client, key.vip)) {
+        Some((endpoint, seen)) if *endpoint == connection.endpoint => *seen,
+        _ => key.client,
+    };
+    let pin = Pin {
+        endpoint: connection.endpoint,
+        seen,
+    };
+    (key, pin)
+}
+
+/// Whether conntrack has a connection translated as its pin says, from whichever end it was picked up.
+fn is_picked_up(key: &Key, pin: &Pin, tracked: &Translations) -> bool {
+    let from_client = tracked.get(&(key.protocol, key.client, key.vip)) == Some(&(pin.endpoint, pin.seen));
+    let from_endpoint = tracked.get(&(key.protocol, pin.endpoint, pin.seen)) == Some(&(key.client, key.vip));
+    from_client || from_endpoint
+}
+
+#[cfg(test)]
+mod tests {
+    use nftfleet_domain::service::Vip;
+
+    use super::*;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn connection() -> Connection {
+        Connection {
+            client: at("172.16.0.1:4000"),
+            vip: Vip {
+                address: at("10.96.0.9:80").ip(),
+                protocol: Protocol::Tcp,
+                port: 80,
+            },
+            endpoint: at("10.1.0.1:8080"),
+            state: "ESTABLISHED".to_owned(),
+        }
+    }
+
+    fn entry(original: [&str; 2], reply: [&str; 2]) -> Translations {
+        let [(a, b), (c, d)] = [original, reply].map(|[source, destination]| (at(source), at(destination)));
+        [((Protocol::Tcp, a, b), (c, d))].into()
+    }
+
+    #[test]
+    fn where_the_endpoint_sees_a_connection_come_from_is_conntracks_word() {
+        let original = ["172.16.0.1:4000", "10.96.0.9:80"];
+        let seen = |tracked: &Translations| pin(&connection(), tracked).1.seen;
+        let masqueraded = entry(original, ["10.1.0.1:8080", "192.0.2.1:61000"]);
+        assert_eq!(seen(&masqueraded), at("192.0.2.1:61000"));
+        let plain = entry(original, ["10.1.0.1:8080", "172.16.0.1:4000"]);
+        assert_eq!(seen(&plain), at("172.16.0.1:4000"));
+        // Of another connection with the same ports, or of none.
+        let other = entry(original, ["10.1.0.2:8080", "192.0.2.1:61000"]);
+        assert_eq!(seen(&other), at("172.16.0.1:4000"));
+        assert_eq!(seen(&Translations::new()), at("172.16.0.1:4000"));
+    }
+
+    #[test]
+    fn a_connection_is_picked_up_from_either_end() {
+        let original = ["172.16.0.1:4000", "10.96.0.9:80"];
+        let (key, pin) = pin(&connection(), &entry(original, ["10.1.0.1:8080", "192.0.2.1:61000"]));
+        let is = |original, reply| is_picked_up(&key, &pin, &entry(original, reply));
+        assert!(is(original, ["10.1.0.1:8080", "192.0.2.1:61000"]));
+        assert!(is(
+            ["10.1.0.1:8080", "192.0.2.1:61000"],
+            ["172.16.0.1:4000", "10.96.0.9:80"]
+        ));
+        // Not translated, or otherwise.
+        assert!(!is(original, ["10.96.0.9:80", "172.16.0.1:4000"]));
+        assert!(!is(original, ["10.1.0.2:8080", "192.0.2.1:61000"]));
+        assert!(!is(
+            ["10.1.0.1:8080", "192.0.2.1:61000"],
+            ["192.0.2.1:61000", "10.1.0.1:8080"]
+        ));
+    }
+}
