@@ -4,10 +4,13 @@
 //! so they carry packets, and a move of the data plane begins from what a real node has. Shape: Kubernetes 1.30 to
 //! 1.36, pkg/proxy/iptables/proxier.go.
 //!
+//! [`install_ipvs`] writes its IPVS mode.
+//!
 //! Not written: session affinity, load balancers and their source ranges, external IPs, traffic policy Local, health
 //! check ports.
 
 mod chain;
+mod ipvs;
 mod neighbours;
 mod ports;
 mod rules;
@@ -15,6 +18,7 @@ mod rules;
 use serde_json::Value;
 
 use crate::netns::Netns;
+pub use ipvs::{install_ipvs, virtual_service_list};
 use ports::ServicePort;
 
 /// Which kernel interface `iptables` speaks to on a node. Both can hold rules at the same time.
