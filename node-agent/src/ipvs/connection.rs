@@ -1,7 +1,9 @@
 //! The connections that IPVS carries, from `/proc/net/ip_vs_conn`.
 //!
 //! IPVS' generic netlink lists virtual services and destinations only; this file is the one place where the kernel tells of
-//! connections, and what `ipvsadm -Lc` reads too. A listing is of no one moment: connections come and go while it is printed.
+//! connections, and what `ipvsadm -Lc` reads too. It is printed some 4 KB at a time, and each time the kernel counts from the
+//! beginning: one that ends meanwhile makes it leave out another. So this list alone is never enough; what IPVS translates is
+//! in conntrack as well, see [`super::takeover`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

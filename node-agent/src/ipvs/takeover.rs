@@ -20,9 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use nftfleet_domain::inventory::TableState;
-use nftfleet_domain::service::{Family, Protocol};
+use nftfleet_domain::service::{Family, Protocol, Vip};
 
-use super::connection::{self, Connection};
+use super::connection;
 use super::handover::{self, Key, Pin, Pins};
 use super::known::{Known, Sorted};
 use super::netlink::Ipvs;
@@ -44,10 +44,13 @@ pub enum Patience {
 /// How far the removal is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Virtual services are gone. `kube-ipvs0` waits for this many sockets of the node's own that have an address of it.
+    /// Virtual services are gone, `kube-ipvs0` waits.
     Draining {
-        /// How many.
+        /// For so many sockets of the node's own that have an address of it.
         sockets: usize,
+        /// For so many connections that IPVS has not forgotten yet. It forgets one that a packet holds at that moment only
+        /// with the next packet to its VIP, or after a minute; without the interface there is no such packet.
+        carried: usize,
     },
     /// Virtual services and `kube-ipvs0` are gone.
     Gone,
@@ -150,23 +153,36 @@ impl<'a> Takeover<'a> {
     fn hand_over_these(&mut self, services: &[VirtualService]) -> Result<HandedOver, IpvsError> {
         self.must_be_active()?;
         let frontends: BTreeSet<Frontend> = services.iter().map(|service| service.frontend).collect();
-        let (pinned, left_out): (Vec<Connection>, Vec<Connection>) = connection::list(self.host)?
-            .into_iter()
-            .filter(|connection| connection.is_live() && frontends.contains(&Frontend::Vip(connection.vip)))
-            .partition(|connection| connection.vip.protocol != Protocol::Sctp);
+        let is_ours = |vip: Vip| frontends.contains(&Frontend::Vip(vip));
+        let tracked = self.tracked()?;
+        let mut live = carried(&tracked, is_ours);
+        // The file of IPVS' connections may leave some out while others end, but has those that conntrack lost.
+        for connection in connection::list(self.host)? {
+            if connection.is_live() && is_ours(connection.vip) {
+                let key = Key {
+                    protocol: connection.vip.protocol,
+                    client: connection.client,
+                    vip: SocketAddr::new(connection.vip.address, connection.vip.port),
+                };
+                live.entry(key).or_insert(Pin {
+                    endpoint: connection.endpoint,
+                    seen: connection.client,
+                });
+            }
+        }
+        let all = live.len();
+        live.retain(|key, _| key.protocol != Protocol::Sctp);
+        let left_out = all - live.len();
         let before = self.pins()?;
         let mut pins = before.clone().unwrap_or_default();
-        if !pinned.is_empty() {
-            let tracked = self.tracked()?;
-            pins.extend(pinned.iter().map(|connection| pin(connection, &tracked)));
-        }
+        pins.extend(live);
         // An empty one says nothing, and would only have to be deleted.
         if !pins.is_empty() && before.as_ref() != Some(&pins) {
             handover::write(self.host, &pins)?;
         }
         Ok(HandedOver {
             connections: pins.len(),
-            left_out: left_out.len(),
+            left_out,
         })
     }
 
@@ -188,9 +204,12 @@ impl<'a> Takeover<'a> {
         }
         let addresses = interface::addresses()?;
         interface::move_sources(self.host, known, &addresses)?;
-        let sockets = sockets::connected_from(self.host, &addresses)?;
-        if sockets > 0 && patience == Patience::Wait {
-            return Ok(Progress::Draining { sockets });
+        if patience == Patience::Wait {
+            let sockets = sockets::connected_from(self.host, &addresses)?;
+            let carried = carried(&self.tracked()?, |vip| addresses.contains(&vip.address)).len();
+            if sockets + carried > 0 {
+                return Ok(Progress::Draining { sockets, carried });
+            }
         }
         interface::delete(self.host)?;
         Ok(Progress::Gone)
@@ -199,9 +218,8 @@ impl<'a> Takeover<'a> {
     /// Takes out of the handover table what needs it no more, and deletes it once it is empty; gives how many connections still
     /// need it.
     ///
-    /// A connection needs it until it has been picked up: conntrack has it, translated as the table says, and IPVS has it no
-    /// more (IPVS keeps entries in conntrack that look alike). One that sends nothing is not picked up, nor is one that ended
-    /// before: who waits no longer gives these up.
+    /// A connection needs it until it has been picked up: conntrack has it, translated as the table says, and by NAT rather
+    /// than by IPVS. One that sends nothing is not picked up, nor is one that ended before: who waits no longer gives these up.
     ///
     /// # Errors
     /// Our table is not active, or something can't be read or written.
@@ -215,9 +233,8 @@ impl<'a> Takeover<'a> {
         if patience == Patience::Now {
             pins.clear();
         } else {
-            let carried: BTreeSet<Key> = connection::list(self.host)?.iter().map(key).collect();
             let tracked = self.tracked()?;
-            pins.retain(|key, pin| carried.contains(key) || !is_picked_up(key, pin, &tracked));
+            pins.retain(|key, pin| !is_picked_up(key, pin, &tracked));
         }
         if pins.is_empty() {
             handover::delete(self.host)?;
@@ -275,114 +292,118 @@ impl<'a> Takeover<'a> {
         is_there.then(|| handover::read(self.host)).transpose()
     }
 
-    /// All tracked connections, by protocol and original direction.
-    fn tracked(&mut self) -> Result<Translations, IpvsError> {
-        let mut tracked = Translations::new();
+    /// All tracked connections.
+    fn tracked(&mut self) -> Result<Table, IpvsError> {
+        let mut table = Table::new();
         for family in Family::BOTH {
             let entries = self.conntrack.tracked(family)?;
-            tracked.extend(entries.into_iter().map(|entry| {
-                let Tracked {
-                    protocol,
-                    original,
-                    reply,
-                } = entry;
-                ((protocol, original.0, original.1), reply)
-            }));
+            table.extend(
+                entries
+                    .into_iter()
+                    .map(|entry| ((entry.protocol, entry.original), entry)),
+            );
         }
-        Ok(tracked)
+        Ok(table)
     }
 }
 
-/// Source and destination of the answers, by protocol and by source and destination of the first packet.
-type Translations = BTreeMap<(Protocol, SocketAddr, SocketAddr), (SocketAddr, SocketAddr)>;
+/// What conntrack has, by protocol and original direction.
+type Table = BTreeMap<(Protocol, (SocketAddr, SocketAddr)), Tracked>;
 
-fn key(connection: &Connection) -> Key {
-    Key {
-        protocol: connection.vip.protocol,
-        client: connection.client,
-        vip: SocketAddr::new(connection.vip.address, connection.vip.port),
-    }
-}
-
-/// How a connection of IPVS' is to go on. IPVS knows the endpoint; where the endpoint sees it come from, conntrack does.
-fn pin(connection: &Connection, tracked: &Translations) -> (Key, Pin) {
-    let key = key(connection);
-    let seen = match tracked.get(&(key.protocol, key.client, key.vip)) {
-        Some((endpoint, seen)) if *endpoint == connection.endpoint => *seen,
-        _ => key.client,
+/// The live connections that IPVS carries at these VIPs: translated, and not by NAT.
+fn carried(table: &Table, is_ours: impl Fn(Vip) -> bool) -> Pins {
+    let of_ipvs = table.values().filter(|entry| {
+        let (_, vip) = entry.original;
+        let is_translated = entry.reply.0 != vip && !entry.by_nat;
+        is_translated
+            && !entry.is_over
+            && is_ours(Vip {
+                address: vip.ip(),
+                protocol: entry.protocol,
+                port: vip.port(),
+            })
+    });
+    let pin = |entry: &Tracked| {
+        let key = Key {
+            protocol: entry.protocol,
+            client: entry.original.0,
+            vip: entry.original.1,
+        };
+        let (endpoint, seen) = entry.reply;
+        (key, Pin { endpoint, seen })
     };
-    let pin = Pin {
-        endpoint: connection.endpoint,
-        seen,
-    };
-    (key, pin)
+    of_ipvs.map(pin).collect()
 }
 
 /// Whether conntrack has a connection translated as its pin says, from whichever end it was picked up.
-fn is_picked_up(key: &Key, pin: &Pin, tracked: &Translations) -> bool {
-    let from_client = tracked.get(&(key.protocol, key.client, key.vip)) == Some(&(pin.endpoint, pin.seen));
-    let from_endpoint = tracked.get(&(key.protocol, pin.endpoint, pin.seen)) == Some(&(key.client, key.vip));
-    from_client || from_endpoint
+fn is_picked_up(key: &Key, pin: &Pin, table: &Table) -> bool {
+    let from_client = table.get(&(key.protocol, (key.client, key.vip)));
+    let from_endpoint = table.get(&(key.protocol, (pin.endpoint, pin.seen)));
+    from_client.is_some_and(|entry| entry.by_nat && entry.reply == (pin.endpoint, pin.seen))
+        || from_endpoint.is_some_and(|entry| entry.reply == (key.client, key.vip))
 }
 
 #[cfg(test)]
 mod tests {
-    use nftfleet_domain::service::Vip;
-
     use super::*;
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
     }
 
-    fn connection() -> Connection {
-        Connection {
-            client: at("172.16.0.1:4000"),
-            vip: Vip {
-                address: at("10.96.0.9:80").ip(),
-                protocol: Protocol::Tcp,
-                port: 80,
-            },
-            endpoint: at("10.1.0.1:8080"),
-            state: "ESTABLISHED".to_owned(),
+    fn table(original: [&str; 2], reply: [&str; 2], by_nat: bool) -> Table {
+        let [original, reply] = [original, reply].map(|[source, destination]| (at(source), at(destination)));
+        let entry = Tracked {
+            protocol: Protocol::Tcp,
+            original,
+            reply,
+            by_nat,
+            is_over: false,
+        };
+        [((entry.protocol, entry.original), entry)].into()
+    }
+
+    const ORIGINAL: [&str; 2] = ["172.16.0.1:4000", "10.96.0.9:80"];
+    const REPLY: [&str; 2] = ["10.1.0.1:8080", "192.0.2.1:61000"];
+
+    #[test]
+    fn what_is_translated_and_not_by_nat_is_ipvs() {
+        let of_ipvs = table(ORIGINAL, REPLY, false);
+        let key = Key {
+            protocol: Protocol::Tcp,
+            client: at(ORIGINAL[0]),
+            vip: at(ORIGINAL[1]),
+        };
+        let pin = Pin {
+            endpoint: at(REPLY[0]),
+            seen: at(REPLY[1]),
+        };
+        assert_eq!(carried(&of_ipvs, |vip| vip.port == 80), [(key, pin)].into());
+        assert_eq!(carried(&of_ipvs, |vip| vip.port == 90), Pins::new());
+        assert_eq!(carried(&table(ORIGINAL, REPLY, true), |_| true), Pins::new());
+        // To the node itself, at the same address.
+        let untranslated = table(ORIGINAL, ["10.96.0.9:80", "172.16.0.1:4000"], false);
+        assert_eq!(carried(&untranslated, |_| true), Pins::new());
+        let mut over = of_ipvs;
+        for entry in over.values_mut() {
+            entry.is_over = true;
         }
-    }
-
-    fn entry(original: [&str; 2], reply: [&str; 2]) -> Translations {
-        let [(a, b), (c, d)] = [original, reply].map(|[source, destination]| (at(source), at(destination)));
-        [((Protocol::Tcp, a, b), (c, d))].into()
+        assert_eq!(carried(&over, |_| true), Pins::new());
     }
 
     #[test]
-    fn where_the_endpoint_sees_a_connection_come_from_is_conntracks_word() {
-        let original = ["172.16.0.1:4000", "10.96.0.9:80"];
-        let seen = |tracked: &Translations| pin(&connection(), tracked).1.seen;
-        let masqueraded = entry(original, ["10.1.0.1:8080", "192.0.2.1:61000"]);
-        assert_eq!(seen(&masqueraded), at("192.0.2.1:61000"));
-        let plain = entry(original, ["10.1.0.1:8080", "172.16.0.1:4000"]);
-        assert_eq!(seen(&plain), at("172.16.0.1:4000"));
-        // Of another connection with the same ports, or of none.
-        let other = entry(original, ["10.1.0.2:8080", "192.0.2.1:61000"]);
-        assert_eq!(seen(&other), at("172.16.0.1:4000"));
-        assert_eq!(seen(&Translations::new()), at("172.16.0.1:4000"));
-    }
-
-    #[test]
-    fn a_connection_is_picked_up_from_either_end() {
-        let original = ["172.16.0.1:4000", "10.96.0.9:80"];
-        let (key, pin) = pin(&connection(), &entry(original, ["10.1.0.1:8080", "192.0.2.1:61000"]));
-        let is = |original, reply| is_picked_up(&key, &pin, &entry(original, reply));
-        assert!(is(original, ["10.1.0.1:8080", "192.0.2.1:61000"]));
-        assert!(is(
-            ["10.1.0.1:8080", "192.0.2.1:61000"],
-            ["172.16.0.1:4000", "10.96.0.9:80"]
-        ));
+    fn a_connection_is_picked_up_from_either_end_and_not_by_ipvs() {
+        let pins = carried(&table(ORIGINAL, REPLY, false), |_| true);
+        let (key, pin) = pins.first_key_value().unwrap();
+        let is = |original, reply, by_nat| is_picked_up(key, pin, &table(original, reply, by_nat));
+        assert!(is(ORIGINAL, REPLY, true));
+        assert!(!is(ORIGINAL, REPLY, false));
+        assert!(is(REPLY, ORIGINAL, true));
+        // Not masqueraded, so only the source is translated.
+        assert!(is(REPLY, ORIGINAL, false));
         // Not translated, or otherwise.
-        assert!(!is(original, ["10.96.0.9:80", "172.16.0.1:4000"]));
-        assert!(!is(original, ["10.1.0.2:8080", "192.0.2.1:61000"]));
-        assert!(!is(
-            ["10.1.0.1:8080", "192.0.2.1:61000"],
-            ["192.0.2.1:61000", "10.1.0.1:8080"]
-        ));
+        assert!(!is(ORIGINAL, ["10.96.0.9:80", "172.16.0.1:4000"], false));
+        assert!(!is(ORIGINAL, ["10.1.0.2:8080", "192.0.2.1:61000"], true));
+        assert!(!is(REPLY, ["192.0.2.1:61000", "10.1.0.1:8080"], false));
     }
 }

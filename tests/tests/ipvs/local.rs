@@ -29,7 +29,11 @@ fn what_the_node_itself_has_open_is_waited_for() {
         })
     };
     for _ in 0..2 {
-        assert_eq!(remove(Patience::Wait), Progress::Draining { sockets: 16 });
+        let progress = remove(Patience::Wait);
+        assert!(
+            matches!(progress, Progress::Draining { sockets: 16, .. }),
+            "{progress:?}"
+        );
     }
     // The virtual services are gone, and all go on; new ones come from the node's own address.
     through_ipvs.beat_on("without virtual services");
@@ -64,7 +68,11 @@ fn who_waits_no_longer_gives_them_up() {
     netns.run(|| {
         let mut takeover = Takeover::open(&ThisHost).expect("a conversation");
         let mut remove = |patience| takeover.remove(&world.known, patience).expect("it is removed");
-        assert_eq!(remove(Patience::Wait), Progress::Draining { sockets: 2 });
+        let progress = remove(Patience::Wait);
+        assert!(
+            matches!(progress, Progress::Draining { sockets: 2, .. }),
+            "{progress:?}"
+        );
         assert_eq!(remove(Patience::Now), Progress::Gone);
         assert_eq!(remove(Patience::Wait), Progress::Gone);
     });

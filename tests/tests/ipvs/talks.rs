@@ -20,7 +20,7 @@ use crate::world::{ECHO, PUSH};
 const BEAT: Duration = Duration::from_millis(50);
 
 /// How long nothing may be heard. TCP repeats what was lost several times in this.
-const SILENCE: Duration = Duration::from_secs(8);
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// How long some beats of every connection may take.
 const BEATS_WITHIN: Duration = Duration::from_mins(1);

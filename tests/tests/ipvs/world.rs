@@ -146,6 +146,29 @@ impl World {
     }
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let netns = &self.node().netns;
+            for command in [
+                "cat /proc/net/ip_vs_conn",
+                "conntrack -L",
+                "conntrack -L -f ipv6",
+                "nft list table inet nftfleet-handover",
+                "ip route show table local",
+            ] {
+                let output = netns.command("sh").args(["-c", command]).output();
+                let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+                let lines = text.unwrap_or_default();
+                let is_long_lived =
+                    |line: &&str| !["TIME_WAIT", "CLOSE ", "udp"].iter().any(|over| line.contains(over));
+                let lines: Vec<&str> = lines.lines().filter(is_long_lived).collect();
+                eprintln!("---- {command}\n{}", lines.join("\n"));
+            }
+        }
+    }
+}
+
 impl Foreign {
     fn of(node: &LabNode) -> Self {
         let rules = |family| {

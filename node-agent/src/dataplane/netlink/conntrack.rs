@@ -29,6 +29,8 @@ mod kind {
 mod entry {
     pub const ORIGINAL: u16 = 1;
     pub const REPLY: u16 = 2;
+    pub const STATUS: u16 = 3;
+    pub const PROTOCOL_STATE: u16 = 4;
     pub const ID: u16 = 12;
     pub const ZONE: u16 = 18;
     pub const FILTER: u16 = 25;
@@ -55,6 +57,15 @@ mod transport {
     pub const SOURCE: u16 = 2;
     pub const DESTINATION: u16 = 3;
 }
+
+/// `CTA_PROTOINFO_TCP`, and in it `CTA_PROTOINFO_TCP_STATE`.
+const TCP_STATE: [u16; 2] = [1, 1];
+
+/// `TCP_CONNTRACK_TIME_WAIT` and `TCP_CONNTRACK_CLOSE`.
+const TCP_OVER: [u8; 2] = [7, 8];
+
+/// `IPS_DST_NAT`: the kernel's own NAT translates the destination.
+const DESTINATION_TRANSLATED: u32 = 1 << 5;
 
 /// `CTA_FILTER_ORIG_FLAGS`: which fields of the original direction the kernel is to compare.
 const FILTER_ORIGINAL: u16 = 1;
@@ -87,6 +98,11 @@ pub struct Tracked {
     pub original: (SocketAddr, SocketAddr),
     /// Source and destination of an answer, before that is translated back.
     pub reply: (SocketAddr, SocketAddr),
+    /// Whether the kernel's NAT translates its destination. IPVS, which translates by itself, writes what it does into `reply`
+    /// alone.
+    pub by_nat: bool,
+    /// Whether it is a TCP connection that has ended.
+    pub is_over: bool,
 }
 
 /// The tracked connections can't be listed, or one of them can't be deleted.
@@ -316,10 +332,15 @@ fn tracked(message: Received<'_>) -> Option<Tracked> {
         return None;
     }
     let (protocol, original) = direction(find(message.body(), entry::ORIGINAL)?)?;
+    let status = find(message.body(), entry::STATUS).and_then(number)?;
+    let tcp_state = find(message.body(), entry::PROTOCOL_STATE)
+        .and_then(|of_protocol| find(find(of_protocol, TCP_STATE[0])?, TCP_STATE[1])?.first());
     Some(Tracked {
         protocol,
         original,
         reply: direction(find(message.body(), entry::REPLY)?)?.1,
+        by_nat: status & DESTINATION_TRANSLATED != 0,
+        is_over: tcp_state.is_some_and(|state| TCP_OVER.contains(state)),
     })
 }
 
