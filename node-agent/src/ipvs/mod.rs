@@ -104,6 +104,9 @@ pub enum IpvsError {
     /// Our table does not answer: without it, to take anything of IPVS away would cut Services off.
     #[error("the table inet nftfleet is not active")]
     NotActive,
+    /// kube-proxy's iptables chains are to go first: one of them would reject connections that are handed over.
+    #[error("kube-proxy's chain KUBE-IPVS-FILTER stands: it would reject connections that are handed over")]
+    ChainsStand,
 }
 
 impl IpvsError {

@@ -4,19 +4,21 @@
 //! blockers   none          before anything is touched
 //!            (our table becomes active: new connections go through it, IPVS carries on with its own)
 //! hand_over                IPVS' live connections are written into the handover table
+//!            (kube-proxy's iptables chains are removed: switchover/cleanup.rs)
 //! remove                   hand_over once more; kube-proxy's virtual services go, and IPVS forgets their connections;
 //!                          the node connects from its own address; what it connected from a Service's address drains;
 //!                          kube-ipvs0 goes, last
 //! settle                   again and again: the handover table loses what has been picked up, and goes when it is empty
-//!            (kube-proxy's iptables chains are removed: switchover/cleanup.rs)
 //! remove_sets              kube-proxy's ipsets go
 //! leftovers  none          it is gone
 //! ```
 //!
-//! The order is measured on Debian's 6.1 kernel: with the interface gone first, packets to its addresses no longer reach
-//! IPVS, and connections stall.
+//! The order is measured on Debian's 6.1 kernel. With the interface gone first, packets to its addresses no longer reach IPVS,
+//! and connections stall. With the chains there still, KUBE-IPVS-FILTER rejects what an endpoint sends to one of the node's own
+//! connections, if that is how it is picked up: a new packet to a Service's address, at a port that no Service has.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
 
 use nftfleet_domain::inventory::TableState;
@@ -27,9 +29,10 @@ use super::handover::{self, Key, Pin, Pins};
 use super::known::{Known, Sorted};
 use super::netlink::Ipvs;
 use super::service::{Forwarding, Frontend, VirtualService};
-use super::{Blocker, IpvsError, blocker, interface, sets, sockets};
+use super::{Blocker, IpvsError, blocker, interface, run_well, sets, sockets};
 use crate::dataplane::netlink::conntrack::{Conntrack, Tracked};
 use crate::dataplane::{Kernel as _, Netlink};
+use crate::facts::iptables::{Backend, SavedRule, tables};
 use crate::host::Host;
 
 /// Whether connections are waited for.
@@ -189,11 +192,12 @@ impl<'a> Takeover<'a> {
     /// Removes kube-proxy's virtual services and `kube-ipvs0`, as far as that can be done now.
     ///
     /// # Errors
-    /// Our table is not active, or something can't be read or removed. What was done stays done.
+    /// Our table is not active, kube-proxy's chains stand, or something can't be read or removed. What was done stays done.
     pub fn remove(&mut self, known: &Known, patience: Patience) -> Result<Progress, IpvsError> {
         self.must_be_active()?;
         let services = self.services(known)?.kube_proxys;
         if !services.is_empty() {
+            self.must_be_without_filter()?;
             self.hand_over_these(&services)?;
             for service in &services {
                 self.ipvs.delete(&service.frontend)?;
@@ -282,6 +286,23 @@ impl<'a> Takeover<'a> {
         }
     }
 
+    /// kube-proxy's chain that would reject connections which are picked up is gone.
+    fn must_be_without_filter(&self) -> Result<(), IpvsError> {
+        for (save, _) in Backend::BOTH.into_iter().flat_map(Backend::commands) {
+            // Of all tables: asked for one by name, the old backend makes it.
+            match run_well(self.host, save, &[], "") {
+                Ok(saved) if tables(&saved).iter().any(|table| table.rules.iter().any(is_filter)) => {
+                    return Err(IpvsError::ChainsStand);
+                }
+                Ok(_) => {}
+                // A backend that is not installed has no rules that anybody can have written.
+                Err(IpvsError::Start { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     fn has_handover(&mut self) -> Result<bool, IpvsError> {
         Ok(self.tables.tables()?.contains(&format!("inet {}", handover::TABLE)))
     }
@@ -305,6 +326,10 @@ impl<'a> Takeover<'a> {
         }
         Ok(table)
     }
+}
+
+fn is_filter(rule: &SavedRule<'_>) -> bool {
+    rule.target == Some("KUBE-IPVS-FILTER")
 }
 
 /// What conntrack has, by protocol and original direction.

@@ -22,6 +22,7 @@ fn what_the_node_itself_has_open_is_waited_for() {
     let through_ours = Talks::open(&netns, &targets, 2);
     assert!(through_ours.all().iter().all(|talk| talk.own.ip() == talk.target.ip()));
 
+    world.remove_chains();
     let remove = |patience| {
         netns.run(|| {
             let mut takeover = Takeover::open(&ThisHost).expect("a conversation");
@@ -65,6 +66,7 @@ fn who_waits_no_longer_gives_them_up() {
     let _held = Talks::open(&netns, &World::cluster_ips(90), 1);
     let from_pod = Talks::open(&world.node().pod, &World::cluster_ips(90), 2);
     world.flip();
+    world.remove_chains();
     netns.run(|| {
         let mut takeover = Takeover::open(&ThisHost).expect("a conversation");
         let mut remove = |patience| takeover.remove(&world.known, patience).expect("it is removed");

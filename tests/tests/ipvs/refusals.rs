@@ -43,8 +43,8 @@ fn a_node_without_its_preconditions_is_refused() {
 
 #[test]
 fn nothing_is_taken_away_before_our_table_answers() {
-    let world = World::new();
-    let node = &world.node().netns;
+    let mut world = World::new();
+    let node = &world.node().netns.clone();
     let before = virtual_service_list(node);
     node.run(|| {
         let mut takeover = Takeover::open(&ThisHost).expect("a conversation");
@@ -57,6 +57,13 @@ fn nothing_is_taken_away_before_our_table_answers() {
         // Rules look into them.
         let kept = takeover.remove_sets().expect("an answer");
         assert!(kept.contains(&"KUBE-CLUSTER-IP".to_owned()), "{kept:?}");
+    });
+    // It answers, and kube-proxy's rules could still reject what is picked up.
+    world.flip();
+    node.run(|| {
+        let mut takeover = Takeover::open(&ThisHost).expect("a conversation");
+        let refused = takeover.remove(&world.known, Patience::Now).expect_err("too early");
+        assert!(matches!(refused, IpvsError::ChainsStand), "{refused}");
     });
     assert_eq!(virtual_service_list(node), before);
     assert!(node.pipe("ip", &["-br", "link"], "").contains("kube-ipvs0"));

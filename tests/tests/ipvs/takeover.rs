@@ -117,7 +117,8 @@ fn nothing_breaks(family: usize) {
             println!("{handed:?}");
             assert!(handed.connections >= 40 && handed.left_out == 0, "{handed:?}");
         }
-        all_beat(&talks, "with the handover table");
+        world.remove_chains();
+        all_beat(&talks, "with the handover table and without kube-proxy's chains");
         wait::until_blocking("kube-ipvs0 to go", WITHIN, || {
             let progress = takeover.remove(&known, Patience::Wait).expect("it is removed");
             (progress == Progress::Gone).then_some(())
@@ -140,7 +141,6 @@ fn nothing_breaks(family: usize) {
         streams.go_on();
         all_beat(&talks, "without the handover table");
 
-        world.remove_chains();
         assert_eq!(takeover.remove_sets().expect("they go"), Vec::<String>::new());
         assert_eq!(takeover.leftovers(&known).expect("an answer"), []);
     });
@@ -212,6 +212,7 @@ fn who_is_killed_anywhere_begins_anew() {
     world.flip();
     streams.go_on();
 
+    world.remove_chains();
     let known = world.known.clone();
     let mut deaths = 0;
     let all_steps = |host: &dyn Host| {
@@ -245,7 +246,6 @@ fn who_is_killed_anywhere_begins_anew() {
     println!("killed {deaths} times");
     assert!(deaths >= 10, "{deaths}");
     all_beat(&talks, "after all deaths");
-    world.remove_chains();
     let leftovers = netns.run(|| {
         let mut takeover = Takeover::open(&ThisHost).expect("a conversation");
         let kept = takeover.remove_sets().expect("they go");
