@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nftfleet_agent::host::{Host, Ran, ThisHost};
 use nftfleet_agent::ipvs::handover::{self, Key};
@@ -34,6 +34,7 @@ fn open(world: &World, family: usize) -> Vec<Talks> {
 }
 
 struct Streams {
+    started: Instant,
     tcp: Vec<NewConnections>,
     udp: UdpQueries,
 }
@@ -44,6 +45,7 @@ impl Streams {
         let vips = World::cluster_ips(80);
         let outside = vips.into_iter().chain(world.node_ports(30080)).collect();
         Self {
+            started: Instant::now(),
             tcp: vec![
                 NewConnections::start(&node.client, outside, 40),
                 NewConnections::start(&node.pod, vips.to_vec(), 20),
@@ -53,8 +55,9 @@ impl Streams {
         }
     }
 
-    /// Waits until more have come through.
-    fn go_on(&self) {
+    /// Waits until more have come through. Says when, so that a failure can be told what it failed beside.
+    fn go_on(&self, when: &str) {
+        println!("{:.1?}: {when}", self.started.elapsed());
         let made = || {
             let tcp = self.tcp.iter().map(|stream| stream.counts().made);
             tcp.chain([self.udp.counts().made]).collect::<Vec<_>>()
@@ -86,6 +89,11 @@ fn all_beat(talks: &[Talks], when: &str) {
     }
 }
 
+/// Whether the handover table is there and has one of these connections.
+fn is_pinned_at_all(talks: &[Talks]) -> bool {
+    handover::read(&ThisHost).is_ok() && is_pinned(talks).contains(&true)
+}
+
 /// Whether each connection is in the handover table of the calling thread's namespace.
 fn is_pinned(talks: &[Talks]) -> Vec<bool> {
     let pins = handover::read(&ThisHost).expect("the handover table");
@@ -103,9 +111,9 @@ fn nothing_breaks(family: usize) {
     let netns = world.node().netns.clone();
     let talks = open(&world, family);
     let streams = Streams::start(&world);
-    streams.go_on();
+    streams.go_on("through IPVS");
     world.flip();
-    streams.go_on();
+    streams.go_on("after the flip");
     all_beat(&talks, "after the flip");
 
     let known = world.known.clone();
@@ -117,7 +125,9 @@ fn nothing_breaks(family: usize) {
             println!("{handed:?}");
             assert!(handed.connections >= 40 && handed.left_out == 0, "{handed:?}");
         }
+        streams.go_on("with the handover table");
         world.remove_chains();
+        streams.go_on("without kube-proxy's chains");
         all_beat(&talks, "with the handover table and without kube-proxy's chains");
         wait::until_blocking("kube-ipvs0 to go", WITHIN, || {
             let progress = takeover.remove(&known, Patience::Wait).expect("it is removed");
@@ -127,24 +137,26 @@ fn nothing_breaks(family: usize) {
             takeover.remove(&known, Patience::Wait).expect("nothing to do"),
             Progress::Gone
         );
-        streams.go_on();
+        streams.go_on("without kube-ipvs0");
         all_beat(&talks, "without kube-ipvs0");
 
         // Queries of before, whose sockets are closed, are never picked up. Who talks all the time is.
         assert!(is_pinned(&talks).iter().all(|pinned| *pinned));
         let left = takeover.settle(Patience::Wait).expect("it is looked through");
         println!("{left} need the handover table still");
-        assert!(left > 0 && !is_pinned(&talks).contains(&true));
-        assert_eq!(takeover.settle(Patience::Wait).expect("it is looked through"), left);
+        assert!(!is_pinned_at_all(&talks));
+        // A repetition of a packet of before may come still.
+        assert!(takeover.settle(Patience::Wait).expect("it is looked through") <= left);
+        streams.go_on("with a smaller handover table");
         assert_eq!(takeover.settle(Patience::Now).expect("it goes"), 0);
         assert_eq!(takeover.settle(Patience::Wait).expect("it is gone"), 0);
-        streams.go_on();
+        streams.go_on("without the handover table");
         all_beat(&talks, "without the handover table");
 
         assert_eq!(takeover.remove_sets().expect("they go"), Vec::<String>::new());
         assert_eq!(takeover.leftovers(&known).expect("an answer"), []);
     });
-    streams.go_on();
+    streams.go_on("at the end");
     all_beat(&talks, "at the end");
     streams.none_lost(["IPv4", "IPv6"][family]);
     world.foreign_is_untouched();
@@ -210,7 +222,7 @@ fn who_is_killed_anywhere_begins_anew() {
         .collect::<Vec<_>>();
     let streams = Streams::start(&world);
     world.flip();
-    streams.go_on();
+    streams.go_on("after the flip");
 
     world.remove_chains();
     let known = world.known.clone();
