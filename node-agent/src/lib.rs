@@ -5,6 +5,7 @@
 //! - [`kube`]: what the Services of the cluster mean
 //! - [`dataplane`]: the table in the kernel
 //! - [`guard`]: the dead-man's switch, a process of its own
+//! - [`ipvs`]: what kube-proxy's IPVS mode left in the kernel, and how it is taken over and removed
 //! - [`local`]: what a person on the node asks
 //! - [`switchover`]: the node's move, and the way back
 //! - [`node_addresses`]: the node's own addresses
@@ -23,6 +24,7 @@ pub mod facts;
 pub mod guard;
 pub mod health;
 pub mod host;
+pub mod ipvs;
 pub mod kube;
 pub mod local;
 pub mod memory;

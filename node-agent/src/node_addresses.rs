@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use crate::pause::Pause;
 
 /// Where kube-proxy's IPVS mode puts every Service's addresses. They are the Services', not the node's.
-const OF_IPVS: &str = "kube-ipvs0";
+pub const OF_IPVS: &str = "kube-ipvs0";
 
 /// What the kernel is to tell us about: addresses of both families (`RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV6_IFADDR`). Of links it
 /// need not: one that goes or is renamed is told as its addresses' change too, and pods' links come and go all day.

@@ -6,12 +6,14 @@
 //! 1.36, pkg/proxy/iptables/proxier.go.
 //!
 //! [`KubeProxy`] is a kube-proxy that lives: it writes these rules whenever something changes, and can be stopped.
+//! [`install_ipvs`] writes its IPVS mode.
 //!
 //! Not written: session affinity, load balancers and their source ranges, external IPs, traffic policy Local, health
 //! check ports.
 
 mod answers;
 mod chain;
+mod ipvs;
 mod live;
 mod neighbours;
 pub mod nftables;
@@ -24,6 +26,7 @@ pub use live::{KubeProxy, Mode};
 pub use nftables::{install_nftables, remove_nftables};
 
 use crate::netns::Netns;
+pub use ipvs::{install_ipvs, virtual_service_list};
 use ports::ServicePort;
 
 /// Which kernel interface `iptables` speaks to on a node. Both can hold rules at the same time.

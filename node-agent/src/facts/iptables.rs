@@ -138,8 +138,9 @@ fn words(specification: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether a chain is kube-proxy's. kubelet's chains (KUBE-FIREWALL, KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT) are not, nor
-/// is anything else that begins with `KUBE-`: network plugins use that prefix too.
+/// Whether a chain is kube-proxy's, in its iptables or its IPVS mode. kubelet's chains (KUBE-FIREWALL, KUBE-MARK-DROP,
+/// KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT) are not, nor is anything else that begins with `KUBE-`: network plugins use that
+/// prefix too.
 pub fn is_kube_proxys(chain: &str) -> bool {
     const NAMES: [&str; 13] = [
         "KUBE-SERVICES",
@@ -252,6 +253,36 @@ COMMIT
             .collect::<Vec<_>>()
             .join("\n");
         assert_eq!(evidence(&[kubelet_only]), IptablesEvidence::default());
+    }
+
+    #[test]
+    fn chains_of_the_ipvs_mode_are_kube_proxys_and_names_that_are_alike_are_not() {
+        // pkg/proxy/ipvs/proxier.go, iptablesChains, as of 1.36.
+        for own in [
+            "KUBE-SERVICES",
+            "KUBE-POSTROUTING",
+            "KUBE-NODE-PORT",
+            "KUBE-LOAD-BALANCER",
+            "KUBE-MARK-MASQ",
+            "KUBE-FORWARD",
+            "KUBE-PROXY-FIREWALL",
+            "KUBE-SOURCE-RANGES-FIREWALL",
+            "KUBE-IPVS-FILTER",
+            "KUBE-IPVS-OUT-FILTER",
+        ] {
+            assert!(is_kube_proxys(own), "{own}");
+        }
+        for other in [
+            "KUBE-FIREWALL",
+            "KUBE-MARK-DROP",
+            "KUBE-KUBELET-CANARY",
+            "KUBE-IPTABLES-HINT",
+            "KUBE-NODE-PORT-2",
+            "KUBE-NWPLCY-DEFAULT",
+            "KUBE-ROUTER-INPUT",
+        ] {
+            assert!(!is_kube_proxys(other), "{other}");
+        }
     }
 
     #[test]

@@ -54,6 +54,7 @@ fn is_kube_proxys_own(rule: &SavedRule<'_>) -> bool {
         "KUBE-FORWARD",
         "KUBE-POSTROUTING",
         "KUBE-PROXY-FIREWALL",
+        // Of its IPVS mode.
         "KUBE-NODE-PORT",
         "KUBE-IPVS-FILTER",
         "KUBE-IPVS-OUT-FILTER",
@@ -240,6 +241,66 @@ COMMIT
             "{script}"
         );
         assert!(script.contains("-X KUBE-SERVICES"));
+    }
+
+    /// A node in IPVS mode, as `iptables-save` prints it.
+    const IPVS: &str = r#"*nat
+:PREROUTING ACCEPT [0:0]
+:KUBE-LOAD-BALANCER - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:KUBE-NODE-PORT - [0:0]
+:KUBE-POSTROUTING - [0:0]
+:KUBE-SERVICES - [0:0]
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A KUBE-LOAD-BALANCER -j KUBE-MARK-MASQ
+-A KUBE-SERVICES -m set --match-set KUBE-LOAD-BALANCER dst,dst -j KUBE-LOAD-BALANCER
+COMMIT
+*filter
+:INPUT ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:KUBE-FIREWALL - [0:0]
+:KUBE-IPVS-FILTER - [0:0]
+:KUBE-IPVS-OUT-FILTER - [0:0]
+:KUBE-NODE-PORT - [0:0]
+-A INPUT -m comment --comment "kubernetes health check rules" -j KUBE-NODE-PORT
+-A INPUT -m comment --comment "kubernetes ipvs access filter" -j KUBE-IPVS-FILTER
+-A INPUT -j KUBE-FIREWALL
+-A OUTPUT -m comment --comment "kubernetes ipvs access filter" -j KUBE-IPVS-OUT-FILTER
+-A OUTPUT -j KUBE-FIREWALL
+-A KUBE-IPVS-FILTER -m conntrack --ctstate NEW -m set --match-set KUBE-IPVS-IPS dst -j REJECT
+COMMIT
+"#;
+
+    #[test]
+    fn chains_of_the_ipvs_mode_go_and_kubelets_stay() {
+        assert_eq!(
+            script(IPVS).unwrap(),
+            r#"*nat
+:KUBE-LOAD-BALANCER - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:KUBE-NODE-PORT - [0:0]
+:KUBE-POSTROUTING - [0:0]
+:KUBE-SERVICES - [0:0]
+-D PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-X KUBE-LOAD-BALANCER
+-X KUBE-MARK-MASQ
+-X KUBE-NODE-PORT
+-X KUBE-POSTROUTING
+-X KUBE-SERVICES
+COMMIT
+*filter
+:KUBE-IPVS-FILTER - [0:0]
+:KUBE-IPVS-OUT-FILTER - [0:0]
+:KUBE-NODE-PORT - [0:0]
+-D INPUT -m comment --comment "kubernetes health check rules" -j KUBE-NODE-PORT
+-D INPUT -m comment --comment "kubernetes ipvs access filter" -j KUBE-IPVS-FILTER
+-D OUTPUT -m comment --comment "kubernetes ipvs access filter" -j KUBE-IPVS-OUT-FILTER
+-X KUBE-IPVS-FILTER
+-X KUBE-IPVS-OUT-FILTER
+-X KUBE-NODE-PORT
+COMMIT
+"#
+        );
     }
 
     #[test]

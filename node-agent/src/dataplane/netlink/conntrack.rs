@@ -1,4 +1,5 @@
-//! Connection tracking of UDP, cleaned up as kube-proxy does it.
+//! Connection tracking: UDP, cleaned up as kube-proxy does it, and what is tracked at all, for who must know how a
+//! connection is translated.
 //!
 //! The kernel picks an endpoint once per tracked connection. TCP finds out by itself when its endpoint has gone; a UDP client
 //! that keeps its source port (a DNS resolver, a log shipper) would go on sending to nobody for as long as it sends.
@@ -28,6 +29,8 @@ mod kind {
 mod entry {
     pub const ORIGINAL: u16 = 1;
     pub const REPLY: u16 = 2;
+    pub const STATUS: u16 = 3;
+    pub const PROTOCOL_STATE: u16 = 4;
     pub const ID: u16 = 12;
     pub const ZONE: u16 = 18;
     pub const FILTER: u16 = 25;
@@ -55,6 +58,15 @@ mod transport {
     pub const DESTINATION: u16 = 3;
 }
 
+/// `CTA_PROTOINFO_TCP`, and in it `CTA_PROTOINFO_TCP_STATE`.
+const TCP_STATE: [u16; 2] = [1, 1];
+
+/// `TCP_CONNTRACK_TIME_WAIT` and `TCP_CONNTRACK_CLOSE`.
+const TCP_OVER: [u8; 2] = [7, 8];
+
+/// `IPS_DST_NAT`: the kernel's own NAT translates the destination.
+const DESTINATION_TRANSLATED: u32 = 1 << 5;
+
 /// `CTA_FILTER_ORIG_FLAGS`: which fields of the original direction the kernel is to compare.
 const FILTER_ORIGINAL: u16 = 1;
 
@@ -75,6 +87,22 @@ pub struct Flow {
     pub zone: Option<u16>,
     /// The kernel's number for this entry. A later one with the same addresses has another.
     pub id: u32,
+}
+
+/// A tracked connection of any protocol that Services balance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tracked {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Source and destination of its first packet, before translation.
+    pub original: (SocketAddr, SocketAddr),
+    /// Source and destination of an answer, before that is translated back.
+    pub reply: (SocketAddr, SocketAddr),
+    /// Whether the kernel's NAT translates its destination. IPVS, which translates by itself, writes what it does into `reply`
+    /// alone.
+    pub by_nat: bool,
+    /// Whether it is a TCP connection that has ended.
+    pub is_over: bool,
 }
 
 /// The tracked connections can't be listed, or one of them can't be deleted.
@@ -130,7 +158,7 @@ impl Conntrack {
     pub fn udp_flows(&mut self, family: Family) -> Result<Vec<Flow>, ConntrackError> {
         let mut flows = retried(|| {
             let mut flows = Vec::new();
-            match self.list(family, |message| flows.extend(flow(message))) {
+            match self.list(family, self.filter, |message| flows.extend(flow(message))) {
                 // What a kernel from before 5.8 makes of the filter is its own affair; it can do without.
                 Err(SocketError::Refused { .. }) if self.filter.take().is_some() => Err(SocketError::Interrupted),
                 done => done.map(|()| flows),
@@ -140,6 +168,21 @@ impl Conntrack {
         // When the kernel's table grows during the listing, an entry may be seen twice.
         flows.dedup();
         Ok(flows)
+    }
+
+    /// All tracked connections of a family, sorted. One that can't be understood is left out.
+    ///
+    /// # Errors
+    /// The kernel refused, or the listing was interrupted again and again.
+    pub fn tracked(&mut self, family: Family) -> Result<Vec<Tracked>, ConntrackError> {
+        let mut all = retried(|| {
+            let mut all = Vec::new();
+            self.list(family, None, |message| all.extend(tracked(message)))?;
+            Ok(all)
+        })?;
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
     }
 
     /// Deletes an entry, so that its client's next datagram picks an endpoint anew. Tells if it was there still.
@@ -175,13 +218,13 @@ impl Conntrack {
         }
     }
 
-    /// Hands every entry of a family to `each`; of UDP only, as long as the kernel filters.
-    fn list(&mut self, family: Family, each: impl FnMut(Received<'_>)) -> Result<(), SocketError> {
+    /// Hands every entry of a family to `each`; of UDP only, if the kernel is to compare these fields.
+    fn list(&mut self, family: Family, filter: Option<u32>, each: impl FnMut(Received<'_>)) -> Result<(), SocketError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
         let kind = SUBSYSTEM << 8 | kind::GET;
         let start = begin_message(&mut bytes, kind, flag::DUMP, self.sequence, number_of(family), 0);
-        if let Some(fields) = self.filter {
+        if let Some(fields) = filter {
             let direction = begin_nested(&mut bytes, entry::ORIGINAL);
             write_transport(&mut bytes, None);
             end_attribute(&mut bytes, direction);
@@ -272,37 +315,55 @@ fn flow(message: Received<'_>) -> Option<Flow> {
     let original = find(message.body(), entry::ORIGINAL)?;
     // A zone may hold for one direction only; then it stands there.
     let zone = find(message.body(), entry::ZONE).or_else(|| find(original, tuple::ZONE));
+    let (Protocol::Udp, original) = direction(original)? else {
+        return None;
+    };
     Some(Flow {
-        original: direction(original)?,
-        reply_source: direction(find(message.body(), entry::REPLY)?)?.0,
+        original,
+        reply_source: direction(find(message.body(), entry::REPLY)?)?.1.0,
         zone: zone.and_then(half),
         id: find(message.body(), entry::ID).and_then(number)?,
     })
 }
 
-/// Source and destination of a direction, if it is UDP's.
-fn direction(direction: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
-    let ips = find(direction, tuple::ADDRESSES)?;
-    let transport = find(direction, tuple::TRANSPORT)?;
-    if find(transport, transport::PROTOCOL)?.first() != Some(&Protocol::Udp.number()) {
+/// The connection in a message; none if its protocol is none that Services balance, or if it makes no sense.
+fn tracked(message: Received<'_>) -> Option<Tracked> {
+    if message.kind != SUBSYSTEM << 8 | kind::NEW {
         return None;
     }
+    let (protocol, original) = direction(find(message.body(), entry::ORIGINAL)?)?;
+    let status = find(message.body(), entry::STATUS).and_then(number)?;
+    let tcp_state = find(message.body(), entry::PROTOCOL_STATE)
+        .and_then(|of_protocol| find(find(of_protocol, TCP_STATE[0])?, TCP_STATE[1])?.first());
+    Some(Tracked {
+        protocol,
+        original,
+        reply: direction(find(message.body(), entry::REPLY)?)?.1,
+        by_nat: status & DESTINATION_TRANSLATED != 0,
+        is_over: tcp_state.is_some_and(|state| TCP_OVER.contains(state)),
+    })
+}
+
+/// Protocol, and source and destination, of a direction.
+fn direction(direction: &[u8]) -> Option<(Protocol, (SocketAddr, SocketAddr))> {
+    let ips = find(direction, tuple::ADDRESSES)?;
+    let transport = find(direction, tuple::TRANSPORT)?;
+    let protocol = Protocol::from_number(*find(transport, transport::PROTOCOL)?.first()?)?;
     let address = |kind4, kind6| {
         find(ips, kind4)
             .and_then(|bytes| Some(IpAddr::from(*bytes.first_chunk::<4>()?)))
             .or_else(|| find(ips, kind6).and_then(|bytes| Some(IpAddr::from(*bytes.first_chunk::<16>()?))))
     };
     let port = |kind| find(transport, kind).and_then(half);
-    Some((
-        SocketAddr::new(
-            address(addresses::SOURCE4, addresses::SOURCE6)?,
-            port(transport::SOURCE)?,
-        ),
-        SocketAddr::new(
-            address(addresses::DESTINATION4, addresses::DESTINATION6)?,
-            port(transport::DESTINATION)?,
-        ),
-    ))
+    let source = SocketAddr::new(
+        address(addresses::SOURCE4, addresses::SOURCE6)?,
+        port(transport::SOURCE)?,
+    );
+    let destination = SocketAddr::new(
+        address(addresses::DESTINATION4, addresses::DESTINATION6)?,
+        port(transport::DESTINATION)?,
+    );
+    Some((protocol, (source, destination)))
 }
 
 /// A short number in network order.

@@ -9,11 +9,11 @@ mod grace;
 mod instruction;
 mod kube_proxy;
 mod listen;
-mod message;
+pub(crate) mod message;
 mod object;
 mod observe;
 mod snapshot;
-mod socket;
+pub(crate) mod socket;
 mod sys;
 mod userdata;
 
@@ -64,6 +64,37 @@ impl Netlink {
             socket: Socket::open()?,
             sequence: 0,
             heard_by: None,
+        })
+    }
+
+    /// The names of all tables with their family, for example `ip kube-proxy`.
+    ///
+    /// # Errors
+    /// The dump failed.
+    pub fn tables(&mut self) -> Result<Vec<String>, KernelError> {
+        let tables = settled(|| {
+            let mut tables = Vec::new();
+            let request = self.request(kind::GET_TABLE, 0, None);
+            let each = |message: message::Received<'_>| {
+                let family = match message.payload().first() {
+                    Some(1) => "inet",
+                    Some(2) => "ip",
+                    Some(3) => "arp",
+                    Some(5) => "netdev",
+                    Some(7) => "bridge",
+                    Some(10) => "ip6",
+                    _ => "unknown",
+                };
+                if let Some(name) = find(message.body(), 1) {
+                    tables.push(format!("{family} {}", text(name)));
+                }
+            };
+            self.socket.dump(&request, each)?;
+            Ok(tables)
+        });
+        tables.map(|mut tables| {
+            tables.sort();
+            tables
         })
     }
 

@@ -88,10 +88,15 @@ impl Socket {
     /// # Errors
     /// The kernel has no nfnetlink, or the process lacks `CAP_NET_ADMIN`.
     pub fn open() -> Result<Self, SocketError> {
-        let socket = Self::bound(0)?;
-        setsockopt(&socket.fd, sockopt::ReceiveTimeout, &ANSWER_WITHIN)
-            .map_err(SocketError::io("set the time limit"))?;
-        Ok(socket)
+        Self::answering(SockProtocol::NetlinkNetFilter)
+    }
+
+    /// Opens a socket for generic netlink, through which other parts of the kernel are spoken to than netfilter.
+    ///
+    /// # Errors
+    /// The socket can't be made.
+    pub fn generic() -> Result<Self, SocketError> {
+        Self::answering(SockProtocol::NetlinkGeneric)
     }
 
     /// Opens a socket that hears of changes, and waits for them without a limit.
@@ -99,17 +104,20 @@ impl Socket {
     /// # Errors
     /// As [`Socket::open`].
     pub fn subscribed(group: u32) -> Result<Self, SocketError> {
-        Self::bound(1 << (group - 1))
+        Self::bound(SockProtocol::NetlinkNetFilter, 1 << (group - 1))
     }
 
-    fn bound(groups: u32) -> Result<Self, SocketError> {
-        let fd = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkNetFilter,
-        )
-        .map_err(SocketError::io("open"))?;
+    /// A socket on which an answer that does not come is an error.
+    fn answering(protocol: SockProtocol) -> Result<Self, SocketError> {
+        let socket = Self::bound(protocol, 0)?;
+        setsockopt(&socket.fd, sockopt::ReceiveTimeout, &ANSWER_WITHIN)
+            .map_err(SocketError::io("set the time limit"))?;
+        Ok(socket)
+    }
+
+    fn bound(protocol: SockProtocol, groups: u32) -> Result<Self, SocketError> {
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
+            .map_err(SocketError::io("open"))?;
         setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).map_err(SocketError::io("set the receive buffer"))?;
         ask_for_extended_errors(fd.as_fd()).map_err(|source| SocketError::Io {
             what: "ask for extended errors",

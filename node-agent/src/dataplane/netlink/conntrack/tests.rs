@@ -369,7 +369,9 @@ fn the_kernel_filters_and_where_it_refuses_we_do() {
         let mut conntrack = Conntrack::open().unwrap();
         let count = |conntrack: &mut Conntrack| {
             let mut count = 0;
-            conntrack.list(Family::V4, |_| count += 1).map(|()| count)
+            conntrack
+                .list(Family::V4, conntrack.filter, |_| count += 1)
+                .map(|()| count)
         };
         assert_eq!(count(&mut conntrack).unwrap(), 1, "UDP only");
         let flows = conntrack.udp_flows(Family::V4).unwrap();
