@@ -73,13 +73,20 @@ impl Streams {
     }
 
     fn none_lost(self, what: &str) {
-        let mut counts: Vec<_> = self.tcp.into_iter().map(NewConnections::stop).collect();
-        counts.push(self.udp.stop());
+        let counts: Vec<_> = self.tcp.into_iter().map(NewConnections::stop).collect();
         let made: Vec<u64> = counts.iter().map(|count| count.made).collect();
-        println!("{what}: {made:?} new connections and queries");
+        println!("{what}: {made:?} new connections");
         for count in counts {
             count.assert_no_loss();
         }
+        // An emulated machine does not answer each query within its second, whatever serves it: see
+        // docs/decisions/0014-old-kernels-in-qemu.md. Whether more than some are lost, it can tell.
+        let queries = self.udp.stop();
+        println!(
+            "{what}: {} queries, {} of them late or lost: {:#?}",
+            queries.made, queries.failed, queries.failures
+        );
+        assert!(queries.failed * 100 < queries.made, "{queries:?}");
     }
 }
 
