@@ -248,6 +248,10 @@ pub struct Config {
     #[arg(long, env = "NFTFLEET_STAND_BY_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub stand_by_seconds: u32,
 
+    /// For how many seconds a node that leaves IPVS mode waits for connections that need `kube-ipvs0`, 0-86400.
+    #[arg(long, env = "NFTFLEET_IPVS_DRAIN_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub ipvs_drain_seconds: u32,
+
     /// kube-proxy's metrics address, as its --metrics-bind-address: there it is asked for its mode.
     #[arg(long, env = "NFTFLEET_KUBE_PROXY_METRICS", default_value = "127.0.0.1:10249")]
     pub kube_proxy_metrics: SocketAddr,

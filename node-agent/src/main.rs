@@ -238,6 +238,8 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
                 label,
             }),
             stand_by: Duration::from_secs(config.stand_by_seconds.into()),
+            ipvs_drain: Duration::from_secs(config.ipvs_drain_seconds.into()),
+            settling: Arc::default(),
             snapshots: config.state_dir.join("snapshots"),
             waiting_for: Arc::default(),
         },

@@ -26,7 +26,7 @@ pub use live::{KubeProxy, Mode};
 pub use nftables::{install_nftables, remove_nftables};
 
 use crate::netns::Netns;
-pub use ipvs::{install_ipvs, virtual_service_list};
+pub use ipvs::{has_ipvs_link, install_ipvs, virtual_service_list};
 use ports::ServicePort;
 
 /// Which kernel interface `iptables` speaks to on a node. Both can hold rules at the same time.

@@ -16,7 +16,7 @@ use nftfleet_domain::inventory::TableState;
 use nftfleet_domain::service::{Endpoint, Vip};
 use tokio::sync::{oneshot, watch};
 
-use super::desired::{Frontend, Heard, Update};
+use super::desired::{Desired, Heard, Update};
 use super::kernel::{Kernel, KernelError};
 use super::leaving::Grace;
 use super::reconcile::{Dataplane, Written};
@@ -113,7 +113,7 @@ enum Request {
     Compare(Reply),
     Over(Grace),
     State(oneshot::Sender<Result<TableState, RequestError>>),
-    Frontends(oneshot::Sender<Result<BTreeMap<Vip, Frontend>, RequestError>>),
+    Desired(oneshot::Sender<Result<Desired, RequestError>>),
 }
 
 /// A handle to the thread.
@@ -230,12 +230,12 @@ impl Actor {
         self.ask(Request::State).await
     }
 
-    /// What the Services mean now: each VIP with its endpoints.
+    /// What the Services mean now.
     ///
     /// # Errors
     /// See [`RequestError`].
-    pub async fn frontends(&self) -> Result<BTreeMap<Vip, Frontend>, RequestError> {
-        self.ask(Request::Frontends).await
+    pub async fn desired(&self) -> Result<Desired, RequestError> {
+        self.ask(Request::Desired).await
     }
 
     async fn ask<T>(

@@ -417,6 +417,11 @@ impl Index {
         &self.place.nodeport_ips
     }
 
+    /// This node's addresses, internal ones first, as its Node has them; empty until it is seen.
+    pub fn node_addresses(&self) -> &[IpAddr] {
+        self.node.as_ref().map_or(&[], |node| &node.addresses)
+    }
+
     /// Whether load balancers may send new connections to this node.
     pub fn is_eligible(&self) -> bool {
         self.node.as_ref().is_none_or(|node| node.eligible)

@@ -300,6 +300,7 @@ mod tests {
             Position::Confirming {
                 job: job.clone(),
                 baseline: vec![],
+                until: None,
             },
             Position::Moved {
                 job: job.clone(),

@@ -8,9 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use nftfleet_domain::service::{Endpoint, Protocol, Vip};
 
-use crate::dataplane::desired::Frontend;
+use crate::dataplane::desired;
 use crate::facts::iptables::{Backend, SavedTable, tables};
 use crate::host::Host;
+use crate::ipvs::{Frontend, Ipvs, IpvsError};
 
 /// What must be there: the ClusterIPs that have endpoints, with these. Other VIPs come with them, in the same transaction.
 pub type Expected = BTreeMap<Vip, BTreeSet<Endpoint>>;
@@ -19,8 +20,8 @@ pub type Expected = BTreeMap<Vip, BTreeSet<Endpoint>>;
 const NAMED: usize = 3;
 
 /// What kube-proxy must have written for these.
-pub fn expected(frontends: &BTreeMap<Vip, Frontend>) -> Expected {
-    let is_cluster_ip = |(_, frontend): &(&Vip, &Frontend)| frontend.route.is_none();
+pub fn expected(frontends: &BTreeMap<Vip, desired::Frontend>) -> Expected {
+    let is_cluster_ip = |(_, frontend): &(&Vip, &desired::Frontend)| frontend.route.is_none();
     let lists = frontends.iter().filter(is_cluster_ip).filter_map(|(vip, frontend)| {
         let list = frontend.all.as_ref().or(frontend.local.as_ref())?;
         Some((*vip, list.endpoints.iter().copied().collect()))
@@ -46,7 +47,31 @@ pub fn in_sync(host: &dyn Host, expected: &Expected) -> Result<&'static str, Str
         Ok(Some(what)) => lacking.push(format!("kube-proxy's nftables: {what}")),
         Err(why) => lacking.push(why),
     }
+    match by_ipvs().map(|found| missing(expected, &found)) {
+        Ok(None) => return Ok("IPVS"),
+        Ok(Some(what)) => lacking.push(format!("IPVS: {what}")),
+        Err(why) => lacking.push(why.to_string()),
+    }
     Err(lacking.join("; "))
+}
+
+/// What IPVS serves. A destination without weight gets no connections.
+fn by_ipvs() -> Result<Expected, IpvsError> {
+    let mut ipvs = Ipvs::open()?;
+    let mut found = Expected::new();
+    for service in ipvs.services()? {
+        let Frontend::Vip(vip) = service.frontend else { continue };
+        let destinations = ipvs.destinations(&service.frontend)?;
+        let endpoints = destinations
+            .iter()
+            .filter(|destination| destination.weight > 0)
+            .map(|destination| Endpoint {
+                address: destination.address.ip(),
+                port: destination.address.port(),
+            });
+        found.insert(vip, endpoints.collect());
+    }
+    Ok(found)
 }
 
 /// What of the expected was not found as it should be, in words.

@@ -159,6 +159,9 @@ pub enum Position {
         job: Job,
         /// What must answer.
         baseline: Vec<Answered>,
+        /// Until when connections through IPVS are waited for; none until they are.
+        #[serde(default)]
+        until: Option<Timestamp>,
     },
     /// The node is on our table for good.
     Moved {

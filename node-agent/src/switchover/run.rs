@@ -9,6 +9,7 @@ use nftfleet_domain::inventory::TableState;
 use nftfleet_web_api_spec::types::{Assignment, ProgressKind, ProgressReport};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::decide::{Next, Order, Orders, decide};
 use super::position::{By, Position};
@@ -204,6 +205,10 @@ impl Switchover {
     }
 
     async fn go_on(self, mut position: Position) {
+        let tools = self.tools.clone();
+        // It ends with this set.
+        let mut settling = JoinSet::new();
+        settling.spawn(async move { tools.settle_ipvs().await });
         tracing::info!(position = position.name(), "the node's move stands here");
         let mut assignments = self.link.assignment.subscribe();
         let mut told = self.link.told.subscribe();

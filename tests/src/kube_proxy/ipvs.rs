@@ -99,10 +99,15 @@ pub fn install_ipvs(netns: &Netns, backend: Backend, objects: &[Value], families
     }
     netns.batch(&addresses);
     netns.pipe("ipvsadm", &["--restore"], &services);
-    netns.pipe("ipset", &["restore"], &sets);
+    netns.pipe("ipset", &["-exist", "restore"], &sets);
     for family in families {
         restore(netns, backend, *family, &rules(*family));
     }
+}
+
+/// Whether kube-proxy's device is there.
+pub fn has_ipvs_link(netns: &Netns) -> bool {
+    netns.pipe("ip", &["-brief", "link"], "").contains(DEVICE)
 }
 
 /// What `ipvsadm` prints: every virtual service and destination, sorted.

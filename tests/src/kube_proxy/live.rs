@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::answers::Answers;
-use super::{Backend, Family, install, install_nftables};
+use super::{Backend, Family, has_ipvs_link, install, install_ipvs, install_nftables};
 use crate::kube_sim::{KubeSim, Objects};
 use crate::lab::LabNode;
 use crate::manifests::{KUBE_PROXY, SERVICE_PROXY, kube_proxy_pod};
@@ -39,10 +39,12 @@ pub enum Mode {
     IptablesBoth,
     /// nftables, in tables of its own.
     Nftables,
+    /// IPVS, with chains by `iptables-nft`. Only on kernels that have it. What stands is not brought up to date.
+    Ipvs,
 }
 
 impl Mode {
-    /// Every mode.
+    /// Every mode that needs nothing of the kernel but `nf_tables` and iptables.
     pub const ALL: [Self; 4] = [
         Self::IptablesLegacy,
         Self::IptablesNft,
@@ -55,6 +57,7 @@ impl Mode {
         match self {
             Self::IptablesLegacy | Self::IptablesNft | Self::IptablesBoth => "iptables",
             Self::Nftables => "nftables",
+            Self::Ipvs => "ipvs",
         }
     }
 
@@ -71,7 +74,7 @@ impl Mode {
     pub fn backends(self) -> &'static [Backend] {
         match self {
             Self::IptablesLegacy => &[Backend::Legacy],
-            Self::IptablesNft => &[Backend::Nft],
+            Self::IptablesNft | Self::Ipvs => &[Backend::Nft],
             Self::IptablesBoth => &[Backend::Legacy, Backend::Nft],
             Self::Nftables => &[],
         }
@@ -309,6 +312,8 @@ impl Daemon {
                 }
             }
             Mode::Nftables => install_nftables(&self.netns, &objects, &self.families),
+            Mode::Ipvs if has_ipvs_link(&self.netns) => {}
+            Mode::Ipvs => install_ipvs(&self.netns, Backend::Nft, &objects, &self.families),
         }
     }
 

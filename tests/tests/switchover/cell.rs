@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nftfleet_tests::kube_proxy::{Family, Mode};
+use nftfleet_tests::kube_proxy::{Family, Mode, has_ipvs_link, virtual_service_list};
 use nftfleet_tests::load::LoadFromEverywhere;
 use nftfleet_tests::manifests::{AddressType, Readiness, SERVICE_PROXY, endpoint_slice, service};
 use nftfleet_tests::rulesets::without_table;
@@ -33,6 +33,7 @@ enum End {
 
 /// A node under way.
 struct Cell {
+    mode: Mode,
     world: Standalone,
     loads: BTreeMap<Family, LoadFromEverywhere>,
 }
@@ -43,7 +44,7 @@ pub fn run(mode: Mode, situation: Situation) -> Passed {
     let node = world.node(1);
     let load = |family: Family| (family, LoadFromEverywhere::start_in(node, &[family], RATE));
     let loads = Family::BOTH.into_iter().map(load).collect();
-    let mut cell = Cell { world, loads };
+    let mut cell = Cell { mode, world, loads };
     let end = cell.live_through(situation);
     cell.must_be(end);
     // What goes wrong late must be seen too.
@@ -366,12 +367,18 @@ impl Cell {
     /// What the kernel, kube-proxy and the ledger must be like in the end.
     fn must_be(&self, end: End) {
         let kube_proxy = self.world.kube_proxy(1);
+        let netns = &self.world.node(1).netns;
         match end {
             End::Ours => {
                 assert_eq!(self.world.ledger(1).as_deref(), Some("moved"));
                 assert!(self.is_active());
                 assert!(!kube_proxy.is_running());
                 let left = without_table(&self.world.rulesets(1), "inet nftfleet");
+                if self.mode == Mode::Ipvs {
+                    assert!(!has_ipvs_link(netns));
+                    assert_eq!(virtual_service_list(netns), Vec::<String>::new());
+                    assert!(!netns.pipe("ipset", &["list", "-n"], "").contains("KUBE-"));
+                }
                 assert_eq!(
                     left,
                     self.world.rules_of_others(1),

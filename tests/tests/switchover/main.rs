@@ -21,6 +21,15 @@ use situation::Situation;
 /// Cells wait more than they work.
 const THREADS_PER_CORE: usize = 3;
 
+/// Those that this kernel can have.
+fn modes() -> Vec<Mode> {
+    let mut modes = Mode::ALL.to_vec();
+    if std::path::Path::new("/proc/net/ip_vs").exists() {
+        modes.push(Mode::Ipvs);
+    }
+    modes
+}
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     if arguments.test_threads.is_none() {
@@ -29,7 +38,7 @@ fn main() -> ExitCode {
     }
     let report = Arc::new(Report::default());
     let mut trials = Vec::new();
-    for mode in Mode::ALL {
+    for mode in modes() {
         for situation in Situation::all() {
             let report = Arc::clone(&report);
             let name = format!("{mode:?}::{}", situation.name());

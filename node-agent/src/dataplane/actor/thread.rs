@@ -156,9 +156,8 @@ impl<K: Kernel> Thread<K> {
                 let state = self.dataplane.state().map_err(|error| self.failed(error));
                 drop(reply.send(state));
             }
-            Request::Frontends(reply) => {
-                let desired = self.desired.as_ref().ok_or(RequestError::NotSynced);
-                drop(reply.send(desired.map(|desired| desired.frontends.clone())));
+            Request::Desired(reply) => {
+                drop(reply.send(self.desired.clone().ok_or(RequestError::NotSynced)));
             }
         }
     }

@@ -57,8 +57,8 @@ impl Tools {
         if !self.listed().await {
             return Err("the Services are not known".to_owned());
         }
-        let frontends = self.dataplane.frontends().await.map_err(|error| error.to_string())?;
-        let expected = expected(&frontends);
+        let desired = self.dataplane.desired().await.map_err(|error| error.to_string())?;
+        let expected = expected(&desired.frontends);
         let mode = self.beside(move |host| in_sync(host, &expected)).await??;
         tracing::info!(mode, "kube-proxy's rules are in sync");
         Ok(())

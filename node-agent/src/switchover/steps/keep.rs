@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{ROUND, Tools};
+use crate::ipvs::Patience;
 use crate::probe::Answered;
 use crate::switchover::cleanup::remove_kube_proxys;
 use crate::switchover::position::{Job, Position};
@@ -24,7 +25,7 @@ impl Tools {
             return Position::Parking { job, baseline, until };
         }
         let Some(kube_proxy) = &self.kube_proxy else {
-            return Position::Confirming { job, baseline };
+            return confirming(job, baseline, None);
         };
         let now = self.clock.now();
         let Some(until) = until else {
@@ -91,7 +92,7 @@ impl Tools {
         }
         if self.clock.now() >= until {
             self.wait_for(None);
-            return Position::Confirming { job, baseline };
+            return confirming(job, baseline, None);
         }
         self.wait_for(Some(format!("{until}, when the old rules go")));
         tokio::time::sleep(ROUND).await;
@@ -100,7 +101,9 @@ impl Tools {
 
     /// Removes kube-proxy's rules, and proves once more that the Services answer. Before that the kernel must show the table
     /// active and whole: it may be gone after a reboot, and then it is made anew.
-    pub(super) async fn confirm(&self, job: Job, baseline: Vec<Answered>) -> Position {
+    ///
+    /// Of IPVS mode, live connections are handed over first, and `kube-ipvs0` waits for those that need it, up to a deadline.
+    pub(super) async fn confirm(&self, job: Job, baseline: Vec<Answered>, until: Option<Timestamp>) -> Position {
         let ready = async {
             self.disarm_guard(&job).await?;
             self.restore().await?;
@@ -112,14 +115,28 @@ impl Tools {
                 "the table is not as it must be; kube-proxy's rules stay until it is"
             );
             tokio::time::sleep(ROUND).await;
-            return Position::Confirming { job, baseline };
+            return confirming(job, baseline, until);
         }
-        let cleaned = self.beside(remove_kube_proxys).await;
-        let trouble = match cleaned.and_then(|done| done) {
+        let now = self.clock.now();
+        let drain = SignedDuration::try_from(self.ipvs_drain).unwrap_or(SignedDuration::MAX);
+        let until = until.unwrap_or_else(|| now.saturating_add(drain).unwrap_or(Timestamp::MAX));
+        let patience = if now < until { Patience::Wait } else { Patience::Now };
+        let removed = async {
+            self.hand_over_ipvs().await?;
+            self.beside(remove_kube_proxys).await??;
+            self.remove_ipvs(patience).await
+        };
+        let removed = removed.await;
+        self.wait_for(removed.as_ref().ok().cloned().flatten());
+        let trouble = match removed {
             Err(why) => Some(format!(
                 "kube-proxy's rules could not all be removed, they stay behind ours: {why}"
             )),
-            Ok(()) => self
+            Ok(Some(_)) => {
+                tokio::time::sleep(ROUND).await;
+                return confirming(job, baseline, Some(until));
+            }
+            Ok(None) => self
                 .proven(&baseline)
                 .await
                 .err()
@@ -131,6 +148,10 @@ impl Tools {
             told: false,
         }
     }
+}
+
+fn confirming(job: Job, baseline: Vec<Answered>, until: Option<Timestamp>) -> Position {
+    Position::Confirming { job, baseline, until }
 }
 
 /// The old rules may be some seconds old, but they answered: better than a table that does not.

@@ -4,10 +4,12 @@
 //! - [`forth`]: snapshot, load, rehearsal, flip
 //! - [`prove`]: whether the Services answer through our table as they did before
 //! - [`keep`]: after the confirmation: kube-proxy leaves, and its rules go
+//! - [`ipvs`]: what a move from IPVS needs besides
 //! - [`back`]: the way back
 
 mod back;
 mod forth;
+mod ipvs;
 mod keep;
 mod preflight;
 mod prove;
@@ -15,6 +17,8 @@ mod prove;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use super::position::{End, Job, Position};
 use crate::clock::Clock;
@@ -50,6 +54,10 @@ pub struct Tools {
     pub kube_proxy: Option<KubeProxy>,
     /// For how long kube-proxy's rules stand by after it has gone.
     pub stand_by: Duration,
+    /// How long connections that need `kube-ipvs0` are waited for.
+    pub ipvs_drain: Duration,
+    /// Says that connections were handed over.
+    pub settling: Arc<Notify>,
     /// Where copies of the old rules are kept.
     pub snapshots: PathBuf,
     /// What the present step waits for, for a person who asks.
@@ -69,7 +77,7 @@ impl Tools {
             Position::Soaking { job, armed } => self.soak(job, armed).await,
             Position::Parking { job, baseline, until } => self.park(job, baseline, until).await,
             Position::StandingBy { job, baseline, until } => self.stand_by(job, baseline, until).await,
-            Position::Confirming { job, baseline } => self.confirm(job, baseline).await,
+            Position::Confirming { job, baseline, until } => self.confirm(job, baseline, until).await,
             Position::Returning { job, why } => self.return_to_old_rules(job, why).await,
             Position::Reverting { job, why, let_in } => self.revert(job, why, let_in).await,
             still @ (Position::Idle | Position::Moved { .. } | Position::Ended { .. }) => still,

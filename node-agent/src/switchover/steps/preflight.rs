@@ -43,6 +43,7 @@ impl Tools {
             Ok(closed) => blockers.extend(closed),
             Err(error) => blockers.push(format!("forward-unknown: looking at FORWARD panicked: {error}")),
         }
+        blockers.extend(self.ipvs_blockers().await);
         let too_long = self.services.index().too_long();
         if !too_long.is_empty() {
             let shown: Vec<&str> = too_long.iter().take(5).map(String::as_str).collect();
@@ -105,8 +106,8 @@ impl Tools {
             }
             baseline.extend(answered);
         }
-        let mut sampled = match self.dataplane.frontends().await {
-            Ok(frontends) => sample(&frontends),
+        let mut sampled = match self.dataplane.desired().await {
+            Ok(desired) => sample(&desired.frontends),
             Err(error) => {
                 blockers.push(format!("services-unknown: {error}"));
                 return baseline;

@@ -91,10 +91,10 @@ impl Tools {
             // Nobody can tell whose fault it is; what the work names answers.
             return Ok(vec![]);
         }
-        let frontends = self.dataplane.frontends().await.map_err(|error| error.to_string())?;
+        let desired = self.dataplane.desired().await.map_err(|error| error.to_string())?;
         let mut ours = Vec::new();
         for (question, what) in doubtful {
-            let direct: Vec<SocketAddr> = endpoints(&frontends, question)
+            let direct: Vec<SocketAddr> = endpoints(&desired.frontends, question)
                 .into_iter()
                 .map(|endpoint| SocketAddr::new(endpoint.address, endpoint.port))
                 .collect();
