@@ -385,6 +385,8 @@ impl Cell {
                 assert!(self.is_active());
                 assert!(!kube_proxy.is_running());
                 let left = without_table(&self.world.rulesets(1), "inet nftfleet");
+                // Idle connections that were handed over from IPVS are remembered until they are picked up.
+                let left = without_table(&left, "inet nftfleet-handover");
                 if self.mode == Mode::Ipvs {
                     assert!(!has_ipvs_link(netns));
                     assert_eq!(virtual_service_list(netns), Vec::<String>::new());

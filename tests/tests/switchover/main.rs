@@ -43,7 +43,8 @@ fn main() -> ExitCode {
     for mode in modes() {
         for situation in Situation::all() {
             let report = Arc::clone(&report);
-            let name = format!("{mode:?}::{}", situation.name());
+            // A filter is one word.
+            let name = format!("{mode:?}::{}", situation.name().replace(' ', "-"));
             trials.push(Trial::test(name, move || {
                 let counted = cell::run(mode, situation);
                 report.passed(mode, situation, counted);
