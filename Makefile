@@ -29,6 +29,10 @@ test: packages ## Everything that must hold: format, lints, build, all suites, o
 conformance: packages ## Behaviour by behaviour, what a Service means to a packet; ends with a table of all of them.
 	cargo test --package nftfleet-tests --test conformance
 
+.PHONY: switchover
+switchover: build ## The move of a node, from every mode and through everything that may go wrong, as a matrix.
+	cargo test --package nftfleet-tests --test switchover
+
 .PHONY: soak
 soak: packages ## Random changes and clients that connect all the time, each answer judged. MINUTES=10 by default.
 	MINUTES=$(or $(MINUTES),10) cargo test --package nftfleet-tests --test soak -- --nocapture
@@ -51,6 +55,11 @@ bench-quick: packages ## The same on smaller clusters, in less than two minutes.
 bench-end-to-end: packages ## The shipped agent against 30,000 Services: start, memory, idle, latency. QUICK=1 for 3,000.
 	cargo build --release --package nftfleet-agent
 	cargo bench --package nftfleet-tests --bench end_to_end
+
+.PHONY: bench-move
+bench-move: packages ## How long each step of a move takes at 30,000 Services of 10 endpoints. SERVICES=3000 for fewer.
+	cargo build --release --package nftfleet-agent
+	SERVICES=$(or $(SERVICES),30000) cargo test --release --package nftfleet-tests --test switchover phases:: -- --nocapture
 
 .PHONY: coverage
 coverage: packages ## Which lines of the pure code the unit tests run.

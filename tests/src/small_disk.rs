@@ -43,6 +43,13 @@ impl SmallDisk {
         }
     }
 
+    /// Makes it a large one, for a node with many rules.
+    pub fn grow(&self) {
+        let options = Some("size=2g,mode=0700");
+        mount(None::<&str>, &self.path, None::<&str>, MsFlags::MS_REMOUNT, options)
+            .unwrap_or_else(|error| panic!("{} does not grow: {error}", self.path.display()));
+    }
+
     /// Gives the room back.
     pub fn free(&self) {
         fs::remove_file(self.path.join(FILLER)).expect("a disk that was filled");

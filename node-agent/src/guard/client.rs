@@ -15,7 +15,7 @@ use nix::sys::socket::{
 use super::protocol::{self, LONGEST_LINE, Refusal, Reply, Request, State};
 
 /// How long a guard may take to answer, with the time that it takes to start one. Both take milliseconds.
-const WITHIN: Duration = Duration::from_secs(2);
+const WITHIN: Duration = Duration::from_secs(5);
 
 /// Between two looks whether one that was started listens.
 const ROUND: Duration = Duration::from_millis(10);

@@ -23,7 +23,7 @@ use std::time::Duration;
 use client::{Client, GuardError};
 use protocol::State;
 
-/// The guard of this network namespace, for asynchronous callers. Every call ends within some two seconds.
+/// The guard of this network namespace, for asynchronous callers. Every call ends within some five seconds.
 #[derive(Clone, Debug)]
 pub struct Guard {
     client: Client,

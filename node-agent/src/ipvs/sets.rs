@@ -40,6 +40,17 @@ pub fn is_kube_proxys(name: &str) -> bool {
     })
 }
 
+/// Whether no health check port of a load balancer is in kube-proxy's sets. What can't be told is no.
+pub fn are_without_health_checks(host: &dyn Host) -> bool {
+    let is_empty = |name: &str| {
+        let listed = host.run("ipset", &["list", name, "-terse"], "");
+        listed.is_ok_and(|ran| ran.succeeded && ran.stdout.lines().any(|line| line.trim() == "Number of entries: 0"))
+    };
+    ["KUBE-HEALTH-CHECK-NODE-PORT", "KUBE-6-HEALTH-CHECK-NODE-PORT"]
+        .into_iter()
+        .all(is_empty)
+}
+
 /// kube-proxy's ipsets that are there, sorted.
 ///
 /// # Errors

@@ -54,7 +54,7 @@ pub fn run(mode: Mode, situation: Situation) -> Passed {
     let counted = cell
         .loads
         .into_iter()
-        .map(|(family, load)| (family, count(load, situation)));
+        .map(|(family, load)| (family, count(load, mode, situation)));
     Passed {
         counted: counted.collect(),
         state: match end {
@@ -67,9 +67,20 @@ pub fn run(mode: Mode, situation: Situation) -> Passed {
 /// While somebody deletes the table, a packet on its way through it may be refused: docs/decisions/0015.
 const REFUSED_BY_A_DELETION: u64 = 2;
 
-fn count(load: LoadFromEverywhere, situation: Situation) -> Counted {
+fn count(load: LoadFromEverywhere, from: Mode, situation: Situation) -> Counted {
     let mut counted = Counted::default();
-    for (place, outcome) in load.stop() {
+    for (place, mut outcome) in load.stop() {
+        if from == Mode::Ipvs && place == "node" {
+            // The node's own connections come from a Service's address, which goes with kube-ipvs0: they are waited for, but not
+            // for ever. New ones count.
+            outcome.tcp.assert_no_loss();
+            outcome.udp.assert_no_loss();
+            outcome.held.clear();
+            let (made, failed) = outcome.totals();
+            counted.made += made;
+            counted.failed += failed;
+            continue;
+        }
         let (made, failed) = outcome.totals();
         let who = format!("{}, from the {place}", situation.name());
         let failures = outcome.tcp.failures.iter().chain(&outcome.udp.failures);
@@ -97,7 +108,7 @@ impl Cell {
         let mut arguments = self.world.agent_arguments(1);
         let (key, value) = SERVICE_PROXY;
         arguments.extend(["--kube-proxy-label".to_owned(), format!("{key}={value}")]);
-        arguments.extend(["--stand-by-seconds", "1"].map(str::to_owned));
+        arguments.extend(["--stand-by-seconds", "1", "--ipvs-drain-seconds", "5"].map(str::to_owned));
         arguments.extend(more.iter().map(|text| (*text).to_owned()));
         self.world.start_agent_with(1, &arguments, environment);
         self.wait_for_agent();
@@ -374,6 +385,8 @@ impl Cell {
                 assert!(self.is_active());
                 assert!(!kube_proxy.is_running());
                 let left = without_table(&self.world.rulesets(1), "inet nftfleet");
+                // Idle connections that were handed over from IPVS are remembered until they are picked up.
+                let left = without_table(&left, "inet nftfleet-handover");
                 if self.mode == Mode::Ipvs {
                     assert!(!has_ipvs_link(netns));
                     assert_eq!(virtual_service_list(netns), Vec::<String>::new());

@@ -6,6 +6,8 @@
 //! kube-proxy's IPVS mode needs a kernel that has it: `make test-vm`.
 
 mod cell;
+mod flips;
+mod phases;
 mod report;
 mod situation;
 
@@ -41,13 +43,24 @@ fn main() -> ExitCode {
     for mode in modes() {
         for situation in Situation::all() {
             let report = Arc::clone(&report);
-            let name = format!("{mode:?}::{}", situation.name());
+            // A filter is one word.
+            let name = format!("{mode:?}::{}", situation.name().replace(' ', "-"));
             trials.push(Trial::test(name, move || {
                 let counted = cell::run(mode, situation);
                 report.passed(mode, situation, counted);
                 Ok(())
             }));
         }
+    }
+    trials.push(Trial::test("flips::a_thousand_each_way", || {
+        flips::a_thousand_times();
+        Ok(())
+    }));
+    if let Some(services) = phases::wanted() {
+        trials.push(Trial::test("phases::of_a_large_node", move || {
+            phases::report(services);
+            Ok(())
+        }));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     if !arguments.list {

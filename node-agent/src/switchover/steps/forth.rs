@@ -1,6 +1,7 @@
 //! Snapshot, load, rehearsal, flip.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use jiff::SignedDuration;
 use nftfleet_domain::inventory::TableState;
@@ -96,7 +97,10 @@ impl Tools {
         self.dataplane.load().await.map_err(told)?;
         self.dataplane.compare().await.map_err(told)?;
         self.arm_guard(job, armed).await?;
-        self.dataplane.set_dormant(false).await.map_err(told)
+        let began = Instant::now();
+        self.dataplane.set_dormant(false).await.map_err(told)?;
+        tracing::info!(took = ?began.elapsed(), "the table is awake");
+        Ok(())
     }
 }
 

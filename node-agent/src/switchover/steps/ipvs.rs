@@ -61,7 +61,7 @@ impl Tools {
         let handed = handed.await?;
         if handed.connections + handed.left_out > 0 {
             let (connections, left_out) = (handed.connections, handed.left_out);
-            tracing::info!(connections, left_out, "connections of IPVS' were handed over");
+            tracing::debug!(connections, left_out, "connections of IPVS' were handed over");
         }
         Ok(())
     }

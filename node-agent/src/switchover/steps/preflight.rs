@@ -13,6 +13,7 @@ use crate::facts::holes::{Hole, taken_away};
 use crate::facts::iptables::Backend;
 use crate::facts::parse::ipvs_services;
 use crate::host::Host;
+use crate::ipvs::sets;
 use crate::probe::{Answered, How, Question, Silent, ask, describe, sample};
 use crate::switchover::cleanup::saved;
 use crate::switchover::position::{End, Job, Position};
@@ -154,12 +155,16 @@ fn closed_forward_chains(host: &dyn Host) -> Vec<String> {
     // Where it can't be read the readiness checks have said so.
     let servers = host.read(Path::new("/proc/net/ip_vs")).unwrap_or_default();
     let ipvs = ipvs_services(&servers) > 0;
+    // In IPVS mode the hole for health checks stands on every node, and lets through what is in these sets.
+    let is_empty = |hole: &Hole| ipvs && *hole == Hole::HealthChecks && sets::are_without_health_checks(host);
     for (save, _) in Backend::BOTH.into_iter().flat_map(Backend::commands) {
         match saved(host, save) {
-            Ok(text) => blockers.extend(taken_away(&text, ipvs).into_iter().map(|hole| {
-                let (code, meaning) = hole.words();
-                format!("{code}: {save} shows {meaning}")
-            })),
+            Ok(text) => blockers.extend(taken_away(&text, ipvs).into_iter().filter(|hole| !is_empty(hole)).map(
+                |hole| {
+                    let (code, meaning) = hole.words();
+                    format!("{code}: {save} shows {meaning}")
+                },
+            )),
             Err(why) => blockers.push(format!("forward-unknown: {why}")),
         }
     }

@@ -1,0 +1,72 @@
+//! A thousand flips each way, while everybody connects.
+
+use std::time::{Duration, Instant};
+
+use nftfleet_agent::dataplane::{Dataplane, LayoutSettings, Netlink};
+use nftfleet_tests::kube_proxy::Mode;
+use nftfleet_tests::load::LoadFromEverywhere;
+use nftfleet_tests::standalone::{NodeStart, Standalone};
+use nftfleet_tests::wait;
+
+/// How often it becomes active, and as often dormant.
+const FLIPS: u32 = 1000;
+
+/// New connections a second from each of three places: some fall into every flip.
+const RATE: u32 = 100;
+
+/// Far above what any of it takes.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// Flips, and prints how long a flip takes. Nothing may be lost.
+pub fn a_thousand_times() {
+    let mut world = Standalone::new(&[NodeStart {
+        mode: Mode::IptablesNft,
+        ipv6: true,
+    }]);
+    // The agent loads the table, and a person's move stops before the flip; then the test has the table for itself.
+    let arguments = world.agent_arguments(1);
+    world.start_agent_with(1, &arguments, &[("NFTFLEET_REHEARSE", "flipping:before")]);
+    wait::until_blocking("the order to be taken", LIMIT, || {
+        let ran = world.command_on_state(1, "switch", &["--no-wait"], LIMIT);
+        (ran.code == Some(0)).then_some(())
+    });
+    world.agent(1).wait_until_ended(LIMIT);
+    let node = world.node(1).clone();
+    let load = LoadFromEverywhere::start(&node, RATE);
+    load.wait_for_more(20);
+    let layout = LayoutSettings {
+        masquerade_bit: 14,
+        masquerade_all: false,
+    };
+    let kernel = node.netns.run(|| Netlink::open().expect("a netlink socket"));
+    let mut dataplane = Dataplane::new(kernel, layout);
+    let mut took = Vec::new();
+    let mut made = load.so_far().0;
+    for _ in 0..FLIPS {
+        for dormant in [false, true] {
+            let began = Instant::now();
+            dataplane.set_dormant(dormant).expect("the kernel takes the flip");
+            took.push(began.elapsed());
+            // Somebody connects between two flips.
+            wait::until_blocking("a new connection", LIMIT, || {
+                let now = load.so_far().0;
+                (now > made).then(|| made = now)
+            });
+        }
+    }
+    let (connections, held) = load.stop_without_loss("a thousand flips each way");
+    took.sort_unstable();
+    let at = |share: usize| took[(took.len() - 1) * share / 100];
+    println!(
+        "{} flips under {connections} new connections and queries, none failed; {held} held open, none lost; a flip took p50 {:?}, \
+         p99 {:?}, at most {:?}",
+        took.len(),
+        at(50),
+        at(99),
+        at(100)
+    );
+    assert!(
+        connections > u64::from(FLIPS),
+        "{connections} connections for {FLIPS} flips each way"
+    );
+}
