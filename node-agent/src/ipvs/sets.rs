@@ -44,7 +44,10 @@ pub fn is_kube_proxys(name: &str) -> bool {
 pub fn are_without_health_checks(host: &dyn Host) -> bool {
     let is_empty = |name: &str| {
         let listed = host.run("ipset", &["list", name, "-terse"], "");
-        listed.is_ok_and(|ran| ran.succeeded && ran.stdout.lines().any(|line| line.trim() == "Number of entries: 0"))
+        listed.is_ok_and(|ran| {
+            let is_empty = ran.stdout.lines().any(|line| line.trim() == "Number of entries: 0");
+            (ran.succeeded && is_empty) || ran.stderr.contains("does not exist")
+        })
     };
     ["KUBE-HEALTH-CHECK-NODE-PORT", "KUBE-6-HEALTH-CHECK-NODE-PORT"]
         .into_iter()

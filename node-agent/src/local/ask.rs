@@ -149,6 +149,10 @@ fn go_back_alone(state_dir: &Path, now: bool) -> Result<(), AskError> {
         (Err(_), true) => None,
         (Err(error), false) => return Err(error.into()),
     };
+    if !now && matches!(position, Some(Position::Idle | Position::Ended { .. })) {
+        let why = "the node is not on nftfleet's data plane, nor on its way to it";
+        return Err(AskError::Refused(why.to_owned()));
+    }
     let gone = position.as_ref().is_some_and(Position::is_moved);
     if gone && !now {
         return Err(AskError::NeedsAgent(state_dir.display().to_string()));

@@ -13,7 +13,8 @@ use crate::facts::iptables::{Backend, SavedTable, tables};
 use crate::host::Host;
 use crate::ipvs::{Frontend, Ipvs, IpvsError};
 
-/// What must be there: the ClusterIPs that have endpoints, with these. Other VIPs come with them, in the same transaction.
+/// What must be there: the ClusterIPs that have endpoints, with these. iptables and nftables get other VIPs in the same
+/// transaction; in IPVS mode kube-proxy makes its virtual services last.
 pub type Expected = BTreeMap<Vip, BTreeSet<Endpoint>>;
 
 /// How many missing VIPs are named.
@@ -34,6 +35,11 @@ pub fn expected(frontends: &BTreeMap<Vip, desired::Frontend>) -> Expected {
 /// # Errors
 /// None has; what each lacks, in words, or why it can't be told.
 pub fn in_sync(host: &dyn Host, expected: &Expected) -> Result<&'static str, String> {
+    if expected.is_empty() {
+        return Err(
+            "no ClusterIP has endpoints, so it can't be told whether kube-proxy's rules are in sync".to_owned(),
+        );
+    }
     let mut lacking = Vec::new();
     for (backend, name) in [(Backend::Legacy, "iptables-legacy"), (Backend::Nft, "iptables-nft")] {
         match by_iptables(host, backend).map(|found| missing(expected, &found)) {

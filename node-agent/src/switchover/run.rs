@@ -5,7 +5,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use nftfleet_domain::inventory::TableState;
 use nftfleet_web_api_spec::types::{Assignment, ProgressKind, ProgressReport};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -186,9 +185,10 @@ impl Switchover {
             "the ledger can't be trusted: nothing is moved until a person has looked"
         );
         self.known.send_modify(|known| known.lost = Some(why.to_owned()));
-        if let Ok(TableState::Active) = self.tools.dataplane.state().await {
-            self.restore().await;
-        }
+        let tools = self.tools.clone();
+        // It ends with this set.
+        let mut serving = JoinSet::new();
+        serving.spawn(async move { tools.serve_on().await });
         let mut assignments = self.link.assignment.subscribe();
         loop {
             let work = assignments.borrow_and_update().as_ref().and_then(|a| a.work.clone());
@@ -220,7 +220,12 @@ impl Switchover {
                 // The confirmation's step sees to it, with the old rules still there.
                 tracing::warn!(why, "the node was confirmed, and may be put back all the same");
             }
-            self.restore().await;
+            self.publish(&position);
+            tokio::select! {
+                () = self.restore() => {}
+                // What is wanted may be just that the table goes.
+                () = called_back(&mut orders) => {}
+            }
         }
         let mut is_proven = false;
         let mut switch = DeadMan::default();

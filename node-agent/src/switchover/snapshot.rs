@@ -63,7 +63,9 @@ pub fn take(host: &dyn Host, folder: &Path, name: &str) -> Result<(), SnapshotEr
         let words: Vec<&str> = table.split_whitespace().collect();
         let [_, family, name] = words[..] else { continue };
         // iptables' tables are in its own files.
-        if (family, name) == ("inet", "nftfleet") || ["nat", "filter", "mangle", "raw", "security"].contains(&name) {
+        let is_iptables =
+            ["ip", "ip6"].contains(&family) && ["nat", "filter", "mangle", "raw", "security"].contains(&name);
+        if (family, name) == ("inet", "nftfleet") || is_iptables {
             continue;
         }
         tables.push_str(&printed(host, "nft", &["list", "table", family, name])?);

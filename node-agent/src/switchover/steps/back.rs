@@ -1,11 +1,17 @@
 //! The way back.
 
 use std::net::SocketAddr;
+use std::time::Duration;
+
+use nftfleet_domain::rollout::ProbeTarget;
 
 use super::{ROUND, Tools};
 use crate::probe::{describe, probe};
 use crate::switchover::old_rules::{expected, in_sync};
 use crate::switchover::position::{End, Job, Position};
+
+/// Until the old rules are tried again after they did not answer: each try costs what they do not answer meanwhile.
+const NOT_SO_SOON: Duration = Duration::from_secs(10);
 
 impl Tools {
     /// Lets kube-proxy in, waits until its rules are seen to be in sync, and only then makes the table dormant. If the Services
@@ -24,7 +30,12 @@ impl Tools {
             tokio::time::sleep(ROUND).await;
             return again(job, why);
         }
-        let targets = job.probe.iter();
+        let kubernetes = ProbeTarget {
+            namespace: "default".to_owned(),
+            name: "kubernetes".to_owned(),
+            port: 443,
+        };
+        let targets = job.probe.iter().chain([&kubernetes]);
         let addresses: Vec<SocketAddr> = targets.flat_map(|target| self.services.addresses(target)).collect();
         let through_ours = probe(&addresses).await;
         if let Err(error) = self.dataplane.set_dormant(true).await {
@@ -42,7 +53,7 @@ impl Tools {
                 "Services to answer through kube-proxy's rules: {}",
                 describe(&silent)
             )));
-            tokio::time::sleep(ROUND).await;
+            tokio::time::sleep(NOT_SO_SOON).await;
             return again(job, why);
         }
         self.wait_for(None);

@@ -12,6 +12,9 @@ use crate::node_addresses;
 /// Between two looks at connections that were handed over and have not been picked up.
 const SETTLE: Duration = Duration::from_secs(30);
 
+/// After so long it is looked again where it could not be.
+const AGAIN: Duration = Duration::from_mins(5);
+
 /// After so long an idle connection that was handed over is given up, with the table that knows it.
 const GIVE_UP: Duration = Duration::from_hours(24);
 
@@ -121,7 +124,7 @@ impl Tools {
                 Err(error) => {
                     // Before our table is active there is nothing to settle.
                     tracing::debug!(error, "handed over connections can't be looked after now");
-                    self.settling.notified().await;
+                    let _ = tokio::time::timeout(AGAIN, self.settling.notified()).await;
                 }
             }
         }

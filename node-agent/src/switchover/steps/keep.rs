@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{ROUND, Tools};
+use crate::facts;
 use crate::ipvs::Patience;
 use crate::probe::Answered;
 use crate::switchover::cleanup::remove_kube_proxys;
@@ -43,6 +44,10 @@ impl Tools {
             Ok(()) => kube_proxy.is_gone().await,
             Err(error) => Err(error),
         };
+        // A Pod with another label, a static one or a unit of systemd is not seen in the API, but answers.
+        let address = self.paths.kube_proxy;
+        let word = self.beside(move |_| facts::proxy_mode::ask(address)).await;
+        let gone = gone.map(|gone| gone && !matches!(word, Ok(Ok(_))));
         match gone {
             Ok(true) => {
                 self.wait_for(None);

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nftfleet_domain::inventory::TableState;
 use tokio::sync::Notify;
 
 use super::position::{End, Job, Position};
@@ -25,6 +26,7 @@ use crate::clock::Clock;
 use crate::dataplane::Actor;
 use crate::facts::Paths;
 use crate::guard::Guard;
+use crate::guard::protocol::State;
 use crate::host::Host;
 use crate::kube::Services;
 use crate::kube::kube_proxy::KubeProxy;
@@ -98,6 +100,30 @@ impl Tools {
             return Err("the Services are not known yet".to_owned());
         }
         self.dataplane.load_active().await.map_err(|error| error.to_string())
+    }
+
+    /// Keeps an active table in step, where the ledger says nothing: as long as the guard may put it to sleep it stays asleep when
+    /// it is; else it is kept active.
+    pub async fn serve_on(&self) {
+        while !matches!(
+            self.dataplane.state().await,
+            Ok(TableState::Absent | TableState::Dormant)
+        ) {
+            let is_armed = matches!(self.guard.query().await, Ok(Some(State::Armed { .. })));
+            let served = if !self.listed().await {
+                Err("the Services are not known yet".to_owned())
+            } else if is_armed {
+                self.dataplane.load().await.map_err(|error| error.to_string())
+            } else {
+                self.dataplane.load_active().await.map_err(|error| error.to_string())
+            };
+            match served {
+                Ok(()) if !is_armed => return,
+                Ok(()) => {}
+                Err(error) => tracing::error!(error, "the table is not in step; trying again"),
+            }
+            tokio::time::sleep(ROUND).await;
+        }
     }
 
     /// Runs what blocks beside the loop. A panic is an error in words.
