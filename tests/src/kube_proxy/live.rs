@@ -177,9 +177,15 @@ impl KubeProxy {
 
     /// Waits until its rules say what the API says now.
     pub fn wait_until_in_sync(&self) {
+        self.wait_until_in_sync_within(LIMIT);
+    }
+
+    /// The same for rules that take long to write: hundreds of thousands.
+    pub fn wait_until_in_sync_within(&self, limit: Duration) {
         let now = *self.newest.borrow();
-        self.wait("be in sync", || {
-            self.state.borrow().synced.is_some_and(|synced| synced >= now)
+        wait::until_blocking(&format!("kube-proxy of {} to be in sync", self.node), limit, || {
+            let synced = self.state.borrow().synced;
+            synced.is_some_and(|synced| synced >= now).then_some(())
         });
     }
 

@@ -33,7 +33,7 @@ pub fn report(services: u32) {
         world.kubernetes.load(objects(number));
     }
     world.kube_proxy(1).hold_sync(false);
-    world.kube_proxy(1).wait_until_in_sync();
+    world.kube_proxy(1).wait_until_in_sync_within(LIMIT);
     let mut arguments = world.agent_arguments(1);
     let (key, value) = SERVICE_PROXY;
     arguments.extend(["--kube-proxy-label".to_owned(), format!("{key}={value}")]);
