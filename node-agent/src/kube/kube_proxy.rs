@@ -44,7 +44,8 @@ impl FromStr for Label {
                 && word.ends_with(edge)
                 && word.chars().all(|c| edge(c) || "-_.".contains(c))
         };
-        let is_prefix = prefix.len() <= 253
+        let is_prefix = !key.starts_with('/')
+            && prefix.len() <= 253
             && prefix
                 .chars()
                 .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c));
@@ -167,6 +168,7 @@ mod tests {
             "-a=b",
             "a=b=c",
             "x/y/z=é",
+            "/a=b",
         ] {
             let said = bad.parse::<Label>().unwrap_err();
             assert!(said.contains("KEY=VALUE"), "{bad}: {said}");

@@ -164,6 +164,10 @@ fn go_back_alone(state_dir: &Path, now: bool) -> Result<(), AskError> {
             ..Transaction::default()
         })?;
     }
+    if matches!(position, Some(Position::Reverting { .. })) {
+        // The agent goes on from there when it comes: it may have to let kube-proxy in.
+        return Ok(());
+    }
     if let Some(job) = position.as_ref().and_then(Position::job) {
         let next = if gone {
             // The agent lets kube-proxy in again when it comes.

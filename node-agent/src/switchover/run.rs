@@ -31,7 +31,7 @@ struct Ledger {
     position: Position,
 }
 
-/// The ledger can't be used: the agent must not touch the node before a person has looked.
+/// The ledger can't be used: nothing is moved before a person has looked.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// It can't be read, or is damaged.

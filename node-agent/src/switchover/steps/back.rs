@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nftfleet_domain::inventory::TableState;
 use nftfleet_domain::rollout::ProbeTarget;
 
 use super::{ROUND, Tools};
@@ -25,6 +26,13 @@ impl Tools {
             tokio::time::sleep(ROUND).await;
             return again(job, why);
         }
+        if let Some(kube_proxy) = &self.kube_proxy
+            && !matches!(kube_proxy.is_gone().await, Ok(false))
+        {
+            self.wait_for(Some("kube-proxy to come back to the node".to_owned()));
+            tokio::time::sleep(ROUND).await;
+            return again(job, why);
+        }
         if let Err(lacking) = self.old_rules_in_sync().await {
             self.wait_for(Some(format!("kube-proxy's rules to be in sync: {lacking}")));
             tokio::time::sleep(ROUND).await;
@@ -37,7 +45,11 @@ impl Tools {
         };
         let targets = job.probe.iter().chain([&kubernetes]);
         let addresses: Vec<SocketAddr> = targets.flat_map(|target| self.services.addresses(target)).collect();
-        let through_ours = probe(&addresses).await;
+        // What is silent through our table too is not the old rules' fault.
+        let through_ours = match self.dataplane.state().await {
+            Ok(TableState::Active) => probe(&addresses).await,
+            _ => vec![],
+        };
         if let Err(error) = self.dataplane.set_dormant(true).await {
             self.wait_for(Some(format!("the kernel to make the table dormant: {error}")));
             tokio::time::sleep(ROUND).await;
@@ -61,6 +73,15 @@ impl Tools {
             job,
             end: End::Reverted(why),
             told: false,
+        }
+    }
+
+    /// Back when kube-proxy has been sent away. Its last rules may be some seconds old, but they answered: better than a table that
+    /// does not. If they are gone or stale, as after a reboot, kube-proxy has to come first.
+    pub(super) async fn back_with_kube_proxy(&self, job: Job, why: String) -> Position {
+        match self.old_rules_in_sync().await {
+            Ok(()) => Position::Reverting { job, why, let_in: true },
+            Err(_) => Position::Returning { job, why },
         }
     }
 

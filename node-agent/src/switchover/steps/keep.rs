@@ -38,7 +38,7 @@ impl Tools {
             };
         };
         if let Err(why) = self.proven(&baseline).await {
-            return back_with_kube_proxy(job, why);
+            return self.back_with_kube_proxy(job, why).await;
         }
         let gone = match kube_proxy.send_away().await {
             Ok(()) => kube_proxy.is_gone().await,
@@ -63,7 +63,7 @@ impl Tools {
                 let why = match not_gone {
                     Err(error) => error.to_string(),
                     Ok(_) => format!(
-                        "its Pod is still there although the Node has the label {}",
+                        "its Pod is still there, or something answers at its metrics address, although the Node has the label {}",
                         kube_proxy.label.key
                     ),
                 };
@@ -93,7 +93,7 @@ impl Tools {
     /// kube-proxy's last rules stand behind ours, and the probe goes on.
     pub(super) async fn stand_by(&self, job: Job, baseline: Vec<Answered>, until: Timestamp) -> Position {
         if let Err(why) = self.proven(&baseline).await {
-            return back_with_kube_proxy(job, why);
+            return self.back_with_kube_proxy(job, why).await;
         }
         if self.clock.now() >= until {
             self.wait_for(None);
@@ -119,6 +119,7 @@ impl Tools {
                 why,
                 "the table is not as it must be; kube-proxy's rules stay until it is"
             );
+            self.wait_for(Some(format!("the table to be as it must be: {why}")));
             tokio::time::sleep(ROUND).await;
             return confirming(job, baseline, until);
         }
@@ -157,9 +158,4 @@ impl Tools {
 
 fn confirming(job: Job, baseline: Vec<Answered>, until: Option<Timestamp>) -> Position {
     Position::Confirming { job, baseline, until }
-}
-
-/// The old rules may be some seconds old, but they answered: better than a table that does not.
-fn back_with_kube_proxy(job: Job, why: String) -> Position {
-    Position::Reverting { job, why, let_in: true }
 }

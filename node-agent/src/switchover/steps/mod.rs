@@ -109,7 +109,8 @@ impl Tools {
             self.dataplane.state().await,
             Ok(TableState::Absent | TableState::Dormant)
         ) {
-            let is_armed = matches!(self.guard.query().await, Ok(Some(State::Armed { .. })));
+            // What can't be told is taken for armed.
+            let is_armed = !matches!(self.guard.query().await, Ok(None | Some(State::Idle)));
             let served = if !self.listed().await {
                 Err("the Services are not known yet".to_owned())
             } else if is_armed {
