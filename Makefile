@@ -57,7 +57,7 @@ bench-end-to-end: packages ## The shipped agent against 30,000 Services: start, 
 	cargo bench --package nftfleet-tests --bench end_to_end
 
 .PHONY: bench-move
-bench-move: packages ## How long each step of a move takes at 30,000 Services of 10 endpoints. SERVICES=3000 for fewer.
+bench-move: packages ## How long each step of a move takes at 30,000 Services of 10 endpoints. SERVICES=3000 for fewer; OLD_RULES=1 with as many old rules.
 	cargo build --release --package nftfleet-agent
 	SERVICES=$(or $(SERVICES),30000) cargo test --release --package nftfleet-tests --test switchover phases:: -- --nocapture
 

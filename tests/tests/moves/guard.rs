@@ -87,8 +87,8 @@ fn a_node_whose_agent_dies_in_the_soak_and_stays_dead_goes_back() {
     agents_that_stay_dead(&[
         ("soaking:before", "REVERTED"),
         ("soaking:after", "REVERTED"),
-        // The ledger has the server's word, and no rule was removed yet.
-        ("confirming:before", "CONFIRMED"),
+        // The ledger has the server's word, and the guard is not disarmed yet.
+        ("parking:before", "CONFIRMED"),
     ]);
 }
 
@@ -174,7 +174,7 @@ fn without_a_guard_that_answers_nothing_is_flipped() {
     let task = world.wait_for_task(started.id, "node-1", &["CONFIRMED", "REVERTED"], LIMIT);
     assert_eq!(task.state, "REVERTED", "{task:#?}");
     let said =
-        "the table could not be made active: the dead-man's switch can't be armed: the guard did not answer within 2 s";
+        "the table could not be made active: the dead-man's switch can't be armed: the guard did not answer within 5 s";
     assert_eq!(task.reasons, [said]);
     load.stop().assert_no_loss("node-1");
 }
