@@ -17,6 +17,9 @@ use crate::probe::{Answered, How, describe, probe};
 use crate::switchover::position::{Armed, Job, Position};
 use crate::switchover::snapshot;
 
+/// How many of the baseline are rehearsed: for each the kernel's table is read, which takes 3 s at 30,000 Services of 10 endpoints.
+const REHEARSED: usize = 3;
+
 impl Tools {
     /// Keeps a copy of the old rules. Nothing was touched yet: without the copy the work is refused.
     pub(super) async fn snapshot(&self, job: Job, baseline: Vec<Answered>) -> Position {
@@ -43,10 +46,11 @@ impl Tools {
         }
     }
 
-    /// Asks of the dormant table what would become of each of the probe's connections, and connects to an endpoint that it names.
+    /// Asks of the dormant table what would become of some of the probe's connections, and connects to an endpoint that it names.
     /// The dead-man's switch is armed before the flip: its deadline goes to the ledger first.
     pub(super) async fn rehearse(&self, job: Job, baseline: Vec<Answered>) -> Position {
-        let questions = baseline.clone();
+        // Those that the work names come first.
+        let questions: Vec<Answered> = baseline.iter().take(REHEARSED).cloned().collect();
         let rehearsed = match self.beside(move |_| would_be_sent(&questions)).await {
             Ok(rehearsed) => rehearsed,
             Err(error) => Err(error),
