@@ -95,7 +95,16 @@ pub fn decide(position: &Position, orders: Orders<'_>, is_proven: bool, now: Tim
         },
         Position::Parking { .. } | Position::StandingBy { .. } | Position::Confirming { .. } => match orders.person {
             Some(order @ Order::Rollback { .. }) => by_person(position, order),
-            _ => Next::Step,
+            _ => match position {
+                Position::StandingBy { job, baseline, until } if is_proven && now >= *until => {
+                    Next::Enter(Position::Confirming {
+                        job: job.clone(),
+                        baseline: baseline.clone(),
+                        until: None,
+                    })
+                }
+                _ => Next::Step,
+            },
         },
         Position::Returning { .. } => match orders.person {
             Some(order @ Order::Rollback { now: true }) => by_person(position, order),
@@ -363,26 +372,26 @@ mod tests {
         let late = NOW + SignedDuration::from_secs(60);
         assert_eq!(
             row(None, true, NOW),
-            "wwwwwsssssswwssww",
+            "wwwwwssssCswwssww",
             "the server was not reached yet"
         );
-        assert_eq!(row(Some(&wants(Wanted::Move)), true, NOW), "Psssssssssswtsswt");
-        assert_eq!(row(Some(&wants(Wanted::Confirm)), true, NOW), "EssssssPssswtsswt");
+        assert_eq!(row(Some(&wants(Wanted::Move)), true, NOW), "PssssssssCswtsswt");
+        assert_eq!(row(Some(&wants(Wanted::Confirm)), true, NOW), "EssssssPsCswtsswt");
         assert_eq!(
             row(Some(&wants(Wanted::Confirm)), false, NOW),
             "Esssssssssswtsswt",
             "not without a probe that passed"
         );
-        assert_eq!(row(Some(&wants(Wanted::Revert)), true, NOW), "ERRRRRRRssswtsswt");
-        assert_eq!(row(Some(&nothing()), true, NOW), "wRRRRRRRssswwssww", "withdrawn");
+        assert_eq!(row(Some(&wants(Wanted::Revert)), true, NOW), "ERRRRRRRsCswtsswt");
+        assert_eq!(row(Some(&nothing()), true, NOW), "wRRRRRRRsCswwssww", "withdrawn");
         assert_eq!(
             row(Some(&wants(Wanted::Move)), true, late),
-            "PssssRRRssswtsswt",
+            "PssssRRRsCswtsswt",
             "the dead-man's switch"
         );
         assert_eq!(
             row(None, true, late),
-            "wwwwwRRRssswwssww",
+            "wwwwwRRRsCswwssww",
             "the dead-man's switch needs no server"
         );
     }

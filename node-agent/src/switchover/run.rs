@@ -278,7 +278,7 @@ impl Switchover {
                     };
                     self.rehearse(&position, Drill::CrashAfter);
                     if next == position {
-                        is_proven = matches!(position, Position::Soaking { .. });
+                        is_proven = matches!(position, Position::Soaking { .. } | Position::StandingBy { .. });
                     } else {
                         position = self.enter(position, next).await;
                     }

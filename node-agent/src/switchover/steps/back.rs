@@ -18,26 +18,40 @@ impl Tools {
     /// Lets kube-proxy in, waits until its rules are seen to be in sync, and only then makes the table dormant. If the Services
     /// that the work named do not answer through them, the table is woken again.
     pub(super) async fn return_to_old_rules(&self, job: Job, why: String) -> Position {
-        let again = |job, why| Position::Returning { job, why };
-        if let Some(kube_proxy) = &self.kube_proxy
-            && let Err(error) = kube_proxy.let_in().await
-        {
-            self.wait_for(Some(format!("kube-proxy can't be let in: {error}")));
-            tokio::time::sleep(ROUND).await;
-            return again(job, why);
+        let returned = match self.may_return().await {
+            Ok(()) => self.give_back(&job).await,
+            Err(what) => Err((what, ROUND)),
+        };
+        match returned {
+            Ok(()) => self.reverted(job, why),
+            Err((what, pause)) => {
+                self.wait_for(Some(what));
+                tokio::time::sleep(pause).await;
+                Position::Returning { job, why }
+            }
         }
+    }
+
+    /// Lets kube-proxy in, and looks whether it is back and its rules are whole.
+    ///
+    /// # Errors
+    /// What is waited for, in words.
+    async fn may_return(&self) -> Result<(), String> {
+        self.let_in().await?;
         if let Some(kube_proxy) = &self.kube_proxy
             && !matches!(kube_proxy.is_gone().await, Ok(false))
         {
-            self.wait_for(Some("kube-proxy to come back to the node".to_owned()));
-            tokio::time::sleep(ROUND).await;
-            return again(job, why);
+            return Err("kube-proxy to come back to the node".to_owned());
         }
-        if let Err(lacking) = self.old_rules_in_sync().await {
-            self.wait_for(Some(format!("kube-proxy's rules to be in sync: {lacking}")));
-            tokio::time::sleep(ROUND).await;
-            return again(job, why);
-        }
+        let in_sync = self.old_rules_in_sync().await;
+        in_sync.map_err(|lacking| format!("kube-proxy's rules to be in sync: {lacking}"))
+    }
+
+    /// Makes the table dormant, and wakes it again if Services do not answer through the old rules that did through ours.
+    ///
+    /// # Errors
+    /// What is waited for, in words, and when to try again.
+    async fn give_back(&self, job: &Job) -> Result<(), (String, Duration)> {
         let kubernetes = ProbeTarget {
             namespace: "default".to_owned(),
             name: "kubernetes".to_owned(),
@@ -50,24 +64,30 @@ impl Tools {
             Ok(TableState::Active) => probe(&addresses).await,
             _ => vec![],
         };
-        if let Err(error) = self.dataplane.set_dormant(true).await {
-            self.wait_for(Some(format!("the kernel to make the table dormant: {error}")));
-            tokio::time::sleep(ROUND).await;
-            return again(job, why);
-        }
+        let asleep = self.dataplane.set_dormant(true).await;
+        asleep.map_err(|error| (format!("the kernel to make the table dormant: {error}"), ROUND))?;
         let mut silent = probe(&addresses).await;
         silent.retain(|silent| !through_ours.iter().any(|known| known.address == silent.address));
-        if !silent.is_empty() {
-            if let Err(error) = self.restore().await {
-                tracing::error!(error, "the table could not be woken again");
-            }
-            self.wait_for(Some(format!(
-                "Services to answer through kube-proxy's rules: {}",
-                describe(&silent)
-            )));
-            tokio::time::sleep(NOT_SO_SOON).await;
-            return again(job, why);
+        if silent.is_empty() {
+            return Ok(());
         }
+        if let Err(error) = self.restore().await {
+            tracing::error!(error, "the table could not be woken again");
+        }
+        let what = format!("Services to answer through kube-proxy's rules: {}", describe(&silent));
+        Err((what, NOT_SO_SOON))
+    }
+
+    /// Takes the label off that keeps kube-proxy away, if there is one.
+    async fn let_in(&self) -> Result<(), String> {
+        let Some(kube_proxy) = &self.kube_proxy else {
+            return Ok(());
+        };
+        let done = kube_proxy.let_in().await;
+        done.map_err(|error| format!("kube-proxy can't be let in: {error}"))
+    }
+
+    fn reverted(&self, job: Job, why: String) -> Position {
         self.wait_for(None);
         Position::Ended {
             job,
@@ -108,18 +128,11 @@ impl Tools {
             // It does no harm to this attempt: the table sleeps. The next one can't begin before it is over.
             tracing::warn!(error, "the guard stays armed");
         }
-        if let (Some(kube_proxy), true) = (&self.kube_proxy, let_in)
-            && let Err(error) = kube_proxy.let_in().await
-        {
-            self.wait_for(Some(format!("kube-proxy can't be let in: {error}")));
+        if let_in && let Err(what) = self.let_in().await {
+            self.wait_for(Some(what));
             tokio::time::sleep(ROUND).await;
             return again(job, why);
         }
-        self.wait_for(None);
-        Position::Ended {
-            job,
-            end: End::Reverted(why),
-            told: false,
-        }
+        self.reverted(job, why)
     }
 }

@@ -95,10 +95,6 @@ impl Tools {
         if let Err(why) = self.proven(&baseline).await {
             return self.back_with_kube_proxy(job, why).await;
         }
-        if self.clock.now() >= until {
-            self.wait_for(None);
-            return confirming(job, baseline, None);
-        }
         self.wait_for(Some(format!("{until}, when the old rules go")));
         tokio::time::sleep(ROUND).await;
         Position::StandingBy { job, baseline, until }
