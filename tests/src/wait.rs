@@ -6,7 +6,12 @@
 use std::time::{Duration, Instant};
 
 /// The pause between two looks: short enough not to slow a test, long enough not to starve what is waited for.
-pub(crate) const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// The pause between two tries of something that the caller's own limit ends.
+pub async fn pause() {
+    tokio::time::sleep(PAUSE).await;
+}
 
 /// Looks with `probe` until it finds something and returns that.
 ///

@@ -109,7 +109,7 @@ async fn listen(address: SocketAddr) -> TcpListener {
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => return listener,
-            Err(_) => wait::taking(wait::PAUSE).await,
+            Err(_) => wait::pause().await,
         }
     }
 }

@@ -90,7 +90,7 @@ async fn hear_udp(source: SocketAddr, target: SocketAddr) -> io::Result<String> 
 async fn bind_udp(source: SocketAddr) -> io::Result<UdpSocket> {
     loop {
         match UdpSocket::bind(source).await {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => tokio::time::sleep(wait::PAUSE).await,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => wait::pause().await,
             bound => return bound,
         }
     }
